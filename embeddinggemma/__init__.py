@@ -1,0 +1,1 @@
+"""EmbeddingGemma-300M served: verified weights, the task's prompt, exact truncation, right vectors."""

@@ -1,0 +1,33 @@
+"""The words that EmbeddingGemma expects before a text, as its model card gives them."""
+
+# The task's name in the prompt, for every task that embeds something to be compared or searched with.
+# https://ai.google.dev/gemma/docs/embeddinggemma/model_card#prompt-instructions
+_QUERY_TASKS = {
+    "retrieval_query": "search result",
+    "question_answering": "question answering",
+    "fact_verification": "fact checking",
+    "classification": "classification",
+    "clustering": "clustering",
+    "semantic_similarity": "sentence similarity",
+    "code_retrieval": "code retrieval",
+}
+DOCUMENT_TASK = "retrieval_document"
+TASKS = (DOCUMENT_TASK, *_QUERY_TASKS)
+
+
+def add_prompt(text: str, task: str, title: str | None = None) -> str:
+    """Return the text as it is fed to the tokenizer.
+
+    A document without a title has the title "none", as the model was trained.
+
+    Raises:
+        ValueError: the task is none of TASKS, or a title is given for another task than retrieval_document.
+
+    """
+    if task == DOCUMENT_TASK:
+        return f"title: {title or 'none'} | text: {text}"
+    if task not in _QUERY_TASKS:
+        raise ValueError(f"task is {task!r}; it must be one of {', '.join(TASKS)}")
+    if title:
+        raise ValueError(f"title goes with task {DOCUMENT_TASK} only; leave it out or change task, which is {task}")
+    return f"task: {_QUERY_TASKS[task]} | query: {text}"

@@ -1,0 +1,82 @@
+"""One request, checked: everything that can be refused is refused here, before it costs a forward pass."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from embeddinggemma.prompts import add_prompt
+from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES, OUTPUT_FORMATS
+
+MAX_TEXTS = 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one caller asks for; `prompted` holds the texts with their prompts, in the caller's order."""
+
+    prompted: tuple[str, ...]
+    single: bool
+    """Whether the caller gave one text, and so gets one vector rather than a list of one."""
+    dimension: int
+    normalize: bool
+    output_format: str
+    output_dtype: str
+
+
+def check_request(
+    *,
+    text: str | None,
+    texts: Sequence[str] | None,
+    task: str,
+    title: str | None,
+    embedding_dim: int,
+    normalize: bool,
+    output_format: str,
+    output_dtype: str,
+) -> Request:
+    """Return the request if it can be answered.
+
+    Raises:
+        ValueError: an input is missing or out of its limits; the message names the input, the limit and the value.
+
+    """
+    _check_choice("embedding_dim", embedding_dim, DIMENSIONS)
+    _check_choice("output_format", output_format, OUTPUT_FORMATS)
+    _check_choice("output_dtype", output_dtype, OUTPUT_DTYPES)
+    prompted = tuple(add_prompt(one, task, title) for one in _check_texts(text, texts))
+    return Request(prompted, text is not None, embedding_dim, normalize, output_format, output_dtype)
+
+
+def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, choices))}")
+
+
+def _check_texts(text: str | None, texts: Sequence[str] | None) -> Sequence[str]:
+    if text is not None and texts is not None:
+        raise ValueError("text and texts were both given; give text for one text or texts for several")
+    if text is not None:
+        _check_text("text", text)
+        return [text]
+    if texts is None:
+        raise ValueError("neither text nor texts was given; give text for one text or texts for several")
+    if not texts:
+        raise ValueError("texts is empty; give between 1 and 1,024 texts")
+    if len(texts) > MAX_TEXTS:
+        raise ValueError(
+            f"texts has {len(texts):,} texts; the limit is {MAX_TEXTS:,}, so send several requests"
+        )
+    for position, one in enumerate(texts):
+        _check_text(f"texts[{position}]", one)
+    return texts
+
+
+def _check_text(name: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"{name} is a {type(text).__name__}; it must be a string")
+    if not text or text.isspace():
+        raise ValueError(f"{name} is empty; every text needs at least one character that is not white space")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name} has a lone surrogate at character {error.start}; send valid Unicode") from None

@@ -1,0 +1,66 @@
+"""Raw vectors to the answer's bytes or numbers: dimension, norm, number type, base64 or list."""
+
+import base64
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+DIMENSIONS = (768, 512, 256, 128)  # the Matryoshka dimensions that the model was trained for
+OUTPUT_DTYPES = ("float32", "float16", "int8", "ubinary")
+OUTPUT_FORMATS = ("base64", "array")
+
+Float32Array = npt.NDArray[np.float32]
+
+
+def finish(raw: Float32Array, dimension: int, normalize: bool, dtype: str) -> npt.NDArray[Any]:
+    """Cut raw vectors to a dimension, normalise them, and change their number type.
+
+    Args:
+        raw: [texts, 768] vectors as the model's last layer gives them.
+        dimension: how many of the first values to keep (Matryoshka).
+        normalize: scale each vector to unit length, after the cut.
+        dtype: float32; float16; int8, which is round(127·x / max|x|) for each vector and so keeps its direction;
+            or ubinary, the signs packed eight to a byte as numpy.packbits does.
+
+    Returns:
+        [texts, dimension], or [texts, dimension / 8] for ubinary.
+
+    Raises:
+        FloatingPointError: a vector holds a value that is not finite; the message names its text.
+
+    """
+    vectors = raw[:, :dimension]
+    if normalize:
+        # 1e-12 is what torch.nn.functional.normalize, and so sentence-transformers, divides by at the least.
+        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    _check_finite(vectors)
+    if dtype == "ubinary":
+        return np.packbits(vectors > 0, axis=1)
+    if dtype == "int8":
+        largest = np.abs(vectors).max(axis=1, keepdims=True)
+        scaled: Float32Array = np.rint(127 * vectors / np.maximum(largest, np.finfo(np.float32).tiny))
+        return scaled.astype(np.int8)
+    if dtype == "float16":
+        halves = vectors.astype(np.float16)
+        _check_finite(halves)
+        return halves
+    return vectors
+
+
+def serialize(array: npt.NDArray[Any], output_format: str) -> str | list[Any]:
+    """Return an array as base64 of its little-endian, row-major bytes, or as nested lists of numbers."""
+    if output_format == "array":
+        numbers: list[Any] = array.tolist()
+        return numbers
+    little_endian = array.astype(array.dtype.newbyteorder("<"), order="C")
+    return base64.b64encode(little_endian.tobytes()).decode("ascii")
+
+
+def _check_finite(vectors: npt.NDArray[Any]) -> None:
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        position = int(np.argmin(finite))
+        raise FloatingPointError(
+            f"texts[{position}] gave a vector that is not finite; it was not returned"
+        )

@@ -1,0 +1,123 @@
+"""The form and the wiring: what a caller may ask for, and the stages that a request goes through."""
+
+import asyncio
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any, Optional
+
+from cog import BaseModel, BasePredictor, Input
+
+from embeddinggemma.manifest import read_manifest
+from embeddinggemma.request import check_request
+from embeddinggemma.settings import Settings
+from embeddinggemma.tokenizer import MAX_TOKENS, TokenizedText, Tokenizer
+from embeddinggemma.vectors import finish, serialize
+from embeddinggemma.weights import ensure_weights
+
+
+class Output(BaseModel):
+    """One vector, or one for each of the texts."""
+
+    embedding: Any
+    output_format: str
+    shape: list[int]
+    processing_time_ms: float
+    tokens: list[int]
+    truncated: list[bool]
+
+
+class Predictor(BasePredictor):
+    """EmbeddingGemma-300M."""
+
+    def setup(self) -> None:
+        """Verify or download the weights, and load them."""
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        settings = Settings.from_environment(os.environ, Path(__file__).resolve().parent)
+        folder = ensure_weights(
+            read_manifest(settings.manifest),
+            settings.cache,
+            weights_url=settings.weights_url,
+            hf_token=settings.hf_token,
+        )
+        from embeddinggemma.encoder import Encoder
+
+        self.tokenizer = Tokenizer(folder)
+        self.encoder = Encoder(folder)
+
+    async def predict(
+        self,
+        text: Optional[str] = Input(description="The text to embed. Give this, or several in texts.", default=None),
+        texts: Optional[list[str]] = Input(
+            description="Up to 1,024 texts to embed in one request: one vector each, in the same order.", default=None
+        ),
+        task: str = Input(
+            description="What the vector is for: retrieval_document for what is searched, retrieval_query for what is asked; each task puts its own prompt before the text.",
+            default="retrieval_document",
+            choices=[
+                "retrieval_document",
+                "retrieval_query",
+                "question_answering",
+                "fact_verification",
+                "classification",
+                "clustering",
+                "semantic_similarity",
+                "code_retrieval",
+            ],
+        ),
+        title: Optional[str] = Input(
+            description="For retrieval_document: the document's title, if it has one. It helps retrieval, and goes with every text of the request.",
+            default=None,
+        ),
+        embedding_dim: int = Input(
+            description="How many numbers a vector has. Fewer take less room and lose a little quality (Matryoshka).",
+            default=768,
+            choices=[768, 512, 256, 128],
+        ),
+        normalize: bool = Input(
+            description="Scale each vector to length 1, so that a dot product is the cosine similarity.", default=True
+        ),
+        output_format: str = Input(
+            description="base64 (compact: the little-endian, row-major bytes of the array) or array (JSON numbers).",
+            default="base64",
+            choices=["base64", "array"],
+        ),
+        output_dtype: str = Input(
+            description="The number type: float32, float16, int8 (each vector scaled to -127..127) or ubinary (one sign bit a value, eight to a byte).",
+            default="float32",
+            choices=["float32", "float16", "int8", "ubinary"],
+        ),
+    ) -> Output:
+        """Embed one text, or several."""
+        started = time.perf_counter()
+        request = check_request(
+            text=text,
+            texts=texts,
+            task=task,
+            title=title,
+            embedding_dim=embedding_dim,
+            normalize=normalize,
+            output_format=output_format,
+            output_dtype=output_dtype,
+        )
+        tokenized = await asyncio.to_thread(self.tokenizer.encode, request.prompted)
+        _log_truncated(tokenized)
+        raw = await asyncio.to_thread(self.encoder.encode, [one.ids for one in tokenized])
+        vectors = finish(raw, request.dimension, request.normalize, request.output_dtype)
+        answer = vectors[0] if request.single else vectors
+        return Output(
+            embedding=serialize(answer, request.output_format),
+            output_format=request.output_format,
+            shape=list(answer.shape),
+            processing_time_ms=round((time.perf_counter() - started) * 1000, 3),
+            tokens=[len(one.ids) for one in tokenized],
+            truncated=[one.truncated for one in tokenized],
+        )
+
+
+def _log_truncated(tokenized: list[TokenizedText]) -> None:
+    for position, one in enumerate(tokenized):
+        if one.truncated:
+            count = f"over {MAX_TOKENS:,}" if one.untruncated is None else f"{one.untruncated:,}"
+            print(f"texts[{position}] has {count} tokens; the first {MAX_TOKENS:,} were kept")  # noqa: T201
