@@ -27,9 +27,7 @@ class Encoder:
         """
         version = tuple(int(part) for part in transformers_version.split(".")[:2])
         if version < _FIRST_BIDIRECTIONAL_TRANSFORMERS:
-            raise RuntimeError(
-                f"transformers {transformers_version} computes causal attention; 4.57 is needed"
-            )
+            raise RuntimeError(f"transformers {transformers_version} computes causal attention; 4.57 is needed")
         os.environ["HF_HUB_OFFLINE"] = "1"
         from sentence_transformers import SentenceTransformer
 

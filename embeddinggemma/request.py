@@ -62,9 +62,7 @@ def _check_texts(text: str | None, texts: Sequence[str] | None) -> Sequence[str]
     if not texts:
         raise ValueError("texts is empty; give between 1 and 1,024 texts")
     if len(texts) > MAX_TEXTS:
-        raise ValueError(
-            f"texts has {len(texts):,} texts; the limit is {MAX_TEXTS:,}, so send several requests"
-        )
+        raise ValueError(f"texts has {len(texts):,} texts; the limit is {MAX_TEXTS:,}, so send several requests")
     for position, one in enumerate(texts):
         _check_text(f"texts[{position}]", one)
     return texts

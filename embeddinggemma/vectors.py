@@ -31,10 +31,11 @@ def finish(raw: Float32Array, dimension: int, normalize: bool, dtype: str) -> np
 
     """
     vectors = raw[:, :dimension]
-    if normalize:
-        # 1e-12 is what torch.nn.functional.normalize, and so sentence-transformers, divides by at the least.
-        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     _check_finite(vectors)
+    if normalize:
+        norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+        # 1e-12 is what torch.nn.functional.normalize, and so sentence-transformers, divides by at the least.
+        vectors = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
     if dtype == "ubinary":
         return np.packbits(vectors > 0, axis=1)
     if dtype == "int8":
@@ -42,7 +43,8 @@ def finish(raw: Float32Array, dimension: int, normalize: bool, dtype: str) -> np
         scaled: Float32Array = np.rint(127 * vectors / np.maximum(largest, np.finfo(np.float32).tiny))
         return scaled.astype(np.int8)
     if dtype == "float16":
-        halves = vectors.astype(np.float16)
+        with np.errstate(over="ignore"):  # it is checked on the next line
+            halves = vectors.astype(np.float16)
         _check_finite(halves)
         return halves
     return vectors
@@ -61,6 +63,4 @@ def _check_finite(vectors: npt.NDArray[Any]) -> None:
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         position = int(np.argmin(finite))
-        raise FloatingPointError(
-            f"texts[{position}] gave a vector that is not finite; it was not returned"
-        )
+        raise FloatingPointError(f"texts[{position}] gave a vector that is not finite; it was not returned")

@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import pytest
+import tokenizers
+
+from embeddinggemma.tokenizer import LONGEST_TOKEN, MAX_TOKENS, Tokenizer
+
+BOS, EOS = 2, 1
+ENGLISH = "The quick brown fox jumps over the lazy dog; it was not amused, and said so in 1,024 words. "
+LONG_TEXTS = {
+    "english": ENGLISH * 2000,
+    "chinese": "机器学习帮助计算机理解数据，而嵌入把文本变成向量。" * 6000,
+    "japanese": "機械学習はコンピュータがデータを理解するのを助けます。テキストはベクトルになる。" * 4000,
+    "arabic": "يساعد التعلم الآلي أجهزة الكمبيوتر على فهم البيانات. " * 3000,
+    "thai": "การเรียนรู้ของเครื่องช่วยให้คอมพิวเตอร์เข้าใจข้อมูล" * 3000,
+    "hindi": "मशीन लर्निंग कंप्यूटर को डेटा समझने में मदद करती है। " * 3000,
+    "code": "def embed(texts: list[str]) -> list[float]:\n    return [model(text)[0] for text in texts]\n\n" * 2000,
+    "html": "<table><tr><td> </td><td>1</td></tr></table> </p> <b> </b>" * 3000,
+    "repeated letter": "a" * 200_000,
+    "spaces": "x" + " " * 200_000,
+    "newlines": "x" + "\n" * 200_000,
+    "tabs and newlines": "x\t\t\n\n\n\t \n" * 30_000,
+    "word-sized spaces": ("word" + " " * 31) * 6000,
+    "emoji": "👩‍👩‍👧‍👦🏳️‍🌈🤖✨" * 15_000,
+    "digits": "0123456789" * 20_000,
+    "the model's own space sign": "▁a ▁>▁</ > </" * 15_000,
+    "mixed": "".join(f"{ENGLISH}机器学习 {'=' * 40}\n\n\t🤖 naïve café\r\n" for _ in range(1500)),
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(small_model: Path) -> Tokenizer:
+    return Tokenizer(small_model)
+
+
+@pytest.fixture(scope="module")
+def reference(small_model: Path) -> tokenizers.Tokenizer:
+    """The same library, given the whole text and its own truncation."""
+    reference = tokenizers.Tokenizer.from_file(str(small_model / "tokenizer.json"))
+    reference.enable_truncation(MAX_TOKENS)
+    return reference
+
+
+@pytest.mark.parametrize("name", LONG_TEXTS)
+def test_a_long_texts_ids_are_those_of_the_whole_text(
+    tokenizer: Tokenizer, reference: tokenizers.Tokenizer, name: str
+) -> None:
+    text = LONG_TEXTS[name]
+    assert len(text) > 65_536
+    [tokenized] = tokenizer.encode([text])
+    assert tokenized.ids == reference.encode(text).ids
+    assert tokenized.truncated
+
+
+def _text_of(tokenizer: Tokenizer, tokens: int) -> str:
+    text = "word" * 1 + " word" * (tokens - 3)  # one token each, beside <bos> and <eos>
+    assert tokenizer.encode([text])[0].untruncated == tokens
+    return text
+
+
+@pytest.mark.parametrize("tokens", [3, 2047, 2048, 2049, 10_000])
+def test_at_most_2048_tokens_are_kept_between_bos_and_eos(tokenizer: Tokenizer, tokens: int) -> None:
+    [tokenized] = tokenizer.encode([_text_of(tokenizer, tokens)])
+    assert len(tokenized.ids) == min(tokens, MAX_TOKENS)
+    assert (tokenized.ids[0], tokenized.ids[-1]) == (BOS, EOS)
+    assert EOS not in tokenized.ids[:-1]
+    assert tokenized.truncated == (tokens > MAX_TOKENS)
+    assert tokenized.untruncated == tokens
+
+
+def test_a_text_beyond_counting_is_truncated_without_a_count(tokenizer: Tokenizer) -> None:
+    [tokenized] = tokenizer.encode([ENGLISH * 100_000])
+    assert tokenized.truncated
+    assert tokenized.untruncated is None
+    assert len(tokenized.ids) == MAX_TOKENS
+
+
+def test_a_batch_keeps_its_order(tokenizer: Tokenizer) -> None:
+    texts = ["one", ENGLISH * 2000, "two words"]
+    assert tokenizer.encode(texts) == [tokenizer.encode([text])[0] for text in texts]
+
+
+def test_the_vocabulary_allows_the_cut(reference: tokenizers.Tokenizer) -> None:
+    """What the prefix rests on: how long a token can be, and which tokens join a space or newline to what precedes."""
+    vocabulary = reference.get_vocab()
+    assert max(map(len, vocabulary)) == LONGEST_TOKEN
+    assert [token for token in vocabulary if "▁" in token.lstrip("▁")] == [">▁</"]
+    assert not [token for token in vocabulary if "\n" in token and token.strip("\n")]
