@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, Optional
 
+import cog
 from cog import BaseModel, BasePredictor, Input
 
 from embeddinggemma.manifest import read_manifest
@@ -45,7 +46,9 @@ class Predictor(BasePredictor):
 
         self.tokenizer = Tokenizer(folder)
         self.encoder = Encoder(folder)
+        self.encoding = asyncio.Lock()  # one forward pass at a time
 
+    @cog.concurrent(max=32)
     async def predict(
         self,
         text: Optional[str] = Input(description="The text to embed. Give this, or several in texts.", default=None),
@@ -103,7 +106,8 @@ class Predictor(BasePredictor):
         )
         tokenized = await asyncio.to_thread(self.tokenizer.encode, request.prompted)
         _log_truncated(tokenized)
-        raw = await asyncio.to_thread(self.encoder.encode, [one.ids for one in tokenized])
+        async with self.encoding:
+            raw = await asyncio.to_thread(self.encoder.encode, [one.ids for one in tokenized])
         vectors = finish(raw, request.dimension, request.normalize, request.output_dtype)
         answer = vectors[0] if request.single else vectors
         return Output(

@@ -30,7 +30,7 @@ def _prepare() -> None:
     if sys.version_info[:2] != (3, 11):
         sys.exit(f"Python 3.11 is needed, as in the container; {sys.executable} is {sys.version.split()[0]}")
     print(f"preparing {_ENVIRONMENT} (a few minutes the first time) ...", file=sys.stderr, flush=True)
-    venv.create(_ENVIRONMENT, with_pip=True, clear=True)
+    venv.create(_ENVIRONMENT, with_pip=True, clear=not stamp.exists())
     install = [str(_PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "-r", str(_REQUIREMENTS)]
     if subprocess.run(install, stdout=sys.stderr, check=False).returncode != 0:
         sys.exit("the packages could not be installed; pip says why above")
