@@ -10,11 +10,12 @@ from typing import Any, Optional
 import cog
 from cog import BaseModel, BasePredictor, Input
 
+from embeddinggemma.batching import Batcher, Job
 from embeddinggemma.manifest import read_manifest
-from embeddinggemma.request import check_request
+from embeddinggemma.request import Request, check_request
 from embeddinggemma.settings import Settings
 from embeddinggemma.tokenizer import MAX_TOKENS, TokenizedText, Tokenizer
-from embeddinggemma.vectors import finish, serialize
+from embeddinggemma.vectors import Float32Array, finish, serialize
 from embeddinggemma.weights import ensure_weights
 
 
@@ -42,11 +43,11 @@ class Predictor(BasePredictor):
             weights_url=settings.weights_url,
             hf_token=settings.hf_token,
         )
-        from embeddinggemma.encoder import Encoder
+        from embeddinggemma.encoder import load_encoder
 
+        encoder = load_encoder(folder, settings.engine, settings.dtype)
         self.tokenizer = Tokenizer(folder)
-        self.encoder = Encoder(folder)
-        self.encoding = asyncio.Lock()  # one forward pass at a time
+        self.batcher = Batcher(encoder.encode, settings.tokens_per_batch or encoder.tokens_per_batch)
 
     @cog.concurrent(max=32)
     async def predict(
@@ -106,18 +107,31 @@ class Predictor(BasePredictor):
         )
         tokenized = await asyncio.to_thread(self.tokenizer.encode, request.prompted)
         _log_truncated(tokenized)
-        async with self.encoding:
-            raw = await asyncio.to_thread(self.encoder.encode, [one.ids for one in tokenized])
-        vectors = finish(raw, request.dimension, request.normalize, request.output_dtype)
-        answer = vectors[0] if request.single else vectors
+        job = await self.batcher.encode([one.ids for one in tokenized])
+        embedding, shape = await asyncio.to_thread(_finish, job.vectors.result(), request)
+        tokens = [len(one.ids) for one in tokenized]
+        self._record_metrics(job, sum(tokens))
         return Output(
-            embedding=serialize(answer, request.output_format),
+            embedding=embedding,
             output_format=request.output_format,
-            shape=list(answer.shape),
+            shape=shape,
             processing_time_ms=round((time.perf_counter() - started) * 1000, 3),
-            tokens=[len(one.ids) for one in tokenized],
+            tokens=tokens,
             truncated=[one.truncated for one in tokenized],
         )
+
+    def _record_metrics(self, job: Job, tokens: int) -> None:
+        self.record_metric("tokens", tokens)
+        self.record_metric("queue_ms", round(job.queue_ms or 0, 3))
+        self.record_metric("encode_ms", round(job.encode_ms, 3))
+        self.record_metric("batch_texts", job.batch_texts)
+
+
+def _finish(raw: Float32Array, request: Request) -> tuple[str | list[Any], list[int]]:
+    """Return the answer's embedding and its shape."""
+    vectors = finish(raw, request.dimension, request.normalize, request.output_dtype)
+    answer = vectors[0] if request.single else vectors
+    return serialize(answer, request.output_format), list(answer.shape)
 
 
 def _log_truncated(tokenized: list[TokenizedText]) -> None:

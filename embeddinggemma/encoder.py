@@ -1,98 +1,103 @@
-"""Token ids to raw vectors, through the modules of the model's own reference, sentence-transformers."""
+"""Token ids to raw vectors: which engine computes them, on which device, in which number type."""
 
-import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
 import torch
-from transformers import __version__ as transformers_version
 
 from embeddinggemma.vectors import Float32Array
 
-# Before it, `use_bidirectional_attention` is ignored and attention is silently causal.
-_FIRST_BIDIRECTIONAL_TRANSFORMERS = (4, 57)
-_TOKENS_PER_BATCH = 4096  # padding counted
+ENGINES = ("native", "sentence-transformers")
+DTYPES = ("auto", "float32", "bfloat16")
+
+# Tokens of one forward pass. On a CPU more only leaves the caches (measured: 4,096 costs 20 %); a GPU wants more work
+# at once than its launches cost.
+_TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 16_384}
 
 
+class Model(Protocol):
+    """A network that embeds token ids."""
+
+    def encode(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the raw vector of each text: float32 [texts, 768] on the CPU, not normalised."""
+
+    def token_states(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Return the last layer's state of each token of one text, [tokens, hidden]."""
+
+
+@dataclass(frozen=True)
 class Encoder:
-    """The network: embeddings, 24 layers, mean pooling and the two dense layers, without the normalisation."""
+    """A loaded model, and how much to give it at once."""
 
-    def __init__(self, folder: Path) -> None:
-        """Load the network from a verified folder onto the GPU, or the CPU where there is none.
-
-        Raises:
-            RuntimeError: transformers is too old for, or this build of it does not give, bidirectional attention.
-
-        """
-        version = tuple(int(part) for part in transformers_version.split(".")[:2])
-        if version < _FIRST_BIDIRECTIONAL_TRANSFORMERS:
-            raise RuntimeError(f"transformers {transformers_version} computes causal attention; 4.57 is needed")
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        from sentence_transformers import SentenceTransformer
-
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = _best_dtype(self.device)
-        model = SentenceTransformer(
-            str(folder),
-            device=str(self.device),
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"dtype": self.dtype, "use_safetensors": True},
-        )
-        self._transformer, self._pooling, *dense = list(model)[:4]
-        self._dense = [layer.float() for layer in dense]
-        self._check_bidirectional()
+    model: Model
+    device: torch.device
+    dtype: torch.dtype
+    tokens_per_batch: int
 
     def encode(self, token_ids: Sequence[Sequence[int]]) -> Float32Array:
-        """Return the raw vector of each text, [texts, 768], not normalised."""
-        vectors = np.empty((len(token_ids), 768), dtype=np.float32)
-        for batch in _batches(token_ids):
-            vectors[batch] = self._encode_batch([token_ids[position] for position in batch])
+        """Return the raw vector of each text, float32 [texts, 768], not normalised."""
+        vectors: Float32Array = self.model.encode(token_ids).numpy()
         return vectors
 
-    @torch.inference_mode()
-    def _encode_batch(self, token_ids: Sequence[Sequence[int]]) -> Float32Array:
-        features = self._token_states(token_ids)
-        features["token_embeddings"] = features["token_embeddings"].float()
-        for module in (self._pooling, *self._dense):
-            features = module(features)
-        vectors: Float32Array = features["sentence_embedding"].cpu().numpy()
-        return vectors
 
-    def _token_states(self, token_ids: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        longest = max(map(len, token_ids))
-        ids = torch.zeros(len(token_ids), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, one in enumerate(token_ids):
-            ids[row, : len(one)] = torch.tensor(one)
-            mask[row, : len(one)] = 1
-        features: dict[str, torch.Tensor] = self._transformer(
-            {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
-        )
-        return features
+def load_encoder(folder: Path, engine: str = "native", dtype: str = "auto") -> Encoder:
+    """Load an engine from a verified folder onto the GPU, or onto the CPU where there is none.
 
-    @torch.inference_mode()
-    def _check_bidirectional(self) -> None:
-        """Change the last token and see that the first token's state changes."""
-        first, second = (self._token_states([[2, 100, last, 1]])["token_embeddings"][0, 0] for last in (200, 300))
-        if torch.equal(first, second):
-            raise RuntimeError("attention is causal: the first token does not see the last; vectors would be wrong")
+    Args:
+        folder: the model's files.
+        engine: native, or sentence-transformers, which is slow and the reference.
+        dtype: of the matrix products: float32, bfloat16, or auto: bfloat16 on a GPU that has it, else float32.
+
+    Raises:
+        ValueError: no such engine or dtype, or one that this machine does not have.
+        RuntimeError: the engine computes causal attention, so that its vectors would be wrong.
+
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = _choose_dtype(dtype, device)
+    model = _load_model(engine)(folder, device, chosen)
+    _check_bidirectional(model)
+    return Encoder(model, device, chosen, _TOKENS_PER_BATCH[device.type])
 
 
-def _best_dtype(device: torch.device) -> torch.dtype:
-    """Float32, or bfloat16 on a GPU that has it; float16 overflows (activations reach about 800,000)."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16
-    return torch.float32
+class _LoadModel(Protocol):
+    def __call__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> Model: ...
 
 
-def _batches(token_ids: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Return the positions of the texts in batches of similar length, so that little padding is computed."""
-    batches: list[list[int]] = []
-    for position in sorted(range(len(token_ids)), key=lambda position: len(token_ids[position])):
-        length = len(token_ids[position])
-        if not batches or length * (len(batches[-1]) + 1) > _TOKENS_PER_BATCH:
-            batches.append([])
-        batches[-1].append(position)
-    return batches
+def _load_model(engine: str) -> _LoadModel:
+    """Import the one engine that is asked for: sentence-transformers alone takes seconds."""
+    if engine == "native":
+        from embeddinggemma.model import EmbeddingGemma
+
+        return EmbeddingGemma.load
+    if engine == "sentence-transformers":
+        from embeddinggemma.reference import SentenceTransformersModel
+
+        return SentenceTransformersModel
+    raise ValueError(f"EMBEDDINGGEMMA_ENGINE is {engine!r}; it must be one of {', '.join(ENGINES)}")
+
+
+def _choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Float16 is no choice: it overflows to NaN (activations reach about 800,000)."""
+    if dtype not in DTYPES:
+        raise ValueError(f"EMBEDDINGGEMMA_DTYPE is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        default = "bfloat16" if has_bfloat16 else "float32"
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        has_bfloat16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        default = "float32"
+    if dtype == "bfloat16" and not has_bfloat16:
+        raise ValueError(f"EMBEDDINGGEMMA_DTYPE is bfloat16, which this {device.type} does not have; use auto")
+    return torch.float32 if (default if dtype == "auto" else dtype) == "float32" else torch.bfloat16
+
+
+def _check_bidirectional(model: Model) -> None:
+    """Change the last token and see that the first token's state changes."""
+    bos, eos, word, one, other = 2, 1, 100, 200, 300
+    first, second = (model.token_states([bos, word, last, eos])[0] for last in (one, other))
+    if torch.equal(first, second):
+        raise RuntimeError("attention is causal: the first token does not see the last; vectors would be wrong")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the weights come from and where they are kept."""
+    """Where the weights come from, where they are kept, and how they are run."""
 
     manifest: Path
     """EMBEDDINGGEMMA_MANIFEST: the files, their digests and their sources."""
@@ -17,10 +17,21 @@ class Settings:
     """EMBEDDINGGEMMA_WEIGHTS_URL: base URL of one's own copy of the files, tried before the manifest's sources."""
     hf_token: str | None = field(repr=False)
     """HF_TOKEN: sent to the manifest's gated source and nowhere else."""
+    engine: str
+    """EMBEDDINGGEMMA_ENGINE: native, or sentence-transformers, the slow reference."""
+    dtype: str
+    """EMBEDDINGGEMMA_DTYPE: of the matrix products: auto, float32 or bfloat16."""
+    tokens_per_batch: int | None
+    """EMBEDDINGGEMMA_TOKENS_PER_BATCH: tokens of one forward pass; None: what was measured to be best."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], project: Path) -> "Settings":
-        """Read the settings; an empty variable counts as unset. `project` is the folder of predict.py."""
+        """Read the settings; an empty variable counts as unset. `project` is the folder of predict.py.
+
+        Raises:
+            ValueError: a variable that has to be a number is none.
+
+        """
 
         def value(name: str, default: Path) -> Path:
             return Path(environment.get(name) or default).expanduser()
@@ -31,4 +42,16 @@ class Settings:
             cache=value("EMBEDDINGGEMMA_CACHE", user_cache / "embeddinggemma"),
             weights_url=environment.get("EMBEDDINGGEMMA_WEIGHTS_URL") or None,
             hf_token=environment.get("HF_TOKEN") or None,
+            engine=environment.get("EMBEDDINGGEMMA_ENGINE") or "native",
+            dtype=environment.get("EMBEDDINGGEMMA_DTYPE") or "auto",
+            tokens_per_batch=_count(environment, "EMBEDDINGGEMMA_TOKENS_PER_BATCH"),
         )
+
+
+def _count(environment: Mapping[str, str], name: str) -> int | None:
+    value = environment.get(name)
+    if not value:
+        return None
+    if not value.isdecimal() or int(value) == 0:
+        raise ValueError(f"{name} is {value!r}; it must be a positive whole number")
+    return int(value)

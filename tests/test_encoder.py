@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from embeddinggemma.encoder import Encoder
+from embeddinggemma.encoder import load_encoder
 from embeddinggemma.prompts import TASKS, add_prompt
 from embeddinggemma.tokenizer import Tokenizer
 from embeddinggemma.vectors import DIMENSIONS, Float32Array, finish
 
-TOLERANCE = 1e-5
+TOLERANCE = 2e-6
 TEXTS = [
     "Which planet is known as the Red Planet?",
     "Mars, known for its reddish appearance, is often referred to as the Red Planet.",
@@ -29,7 +29,7 @@ Embed = Callable[[Sequence[str]], Float32Array]
 @pytest.fixture(scope="module")
 def embed(model: Path) -> Embed:
     """Prompted texts to raw vectors, through our own stages."""
-    tokenizer, encoder = Tokenizer(model), Encoder(model)
+    tokenizer, encoder = Tokenizer(model), load_encoder(model)
     return lambda prompted: encoder.encode([one.ids for one in tokenizer.encode(prompted)])
 
 
@@ -71,7 +71,7 @@ def test_every_dimension_gives_the_references_vectors(
     cut = raw_reference[:, :dimension]
     expected = cut / np.linalg.norm(cut, axis=1, keepdims=True) if normalize else cut
     ours = finish(raw, dimension, normalize, "float32")
-    assert np.abs(ours - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert np.abs(ours - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
 
 
 def test_a_texts_vector_does_not_depend_on_its_neighbours(embed: Embed, raw: Float32Array) -> None:

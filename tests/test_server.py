@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import requests
 
-from embeddinggemma.encoder import Encoder
+from embeddinggemma.encoder import load_encoder
 from embeddinggemma.prompts import add_prompt
 from embeddinggemma.tokenizer import Tokenizer
 from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES, Float32Array, finish
@@ -25,7 +25,7 @@ CODES = {"float32": "<f4", "float16": "<f2", "int8": "i1", "ubinary": "u1"}
 def raw(small_model: Path) -> Float32Array:
     """The raw vectors of TEXTS as documents, [3, 768]."""
     tokenized = Tokenizer(small_model).encode([add_prompt(text, "retrieval_document") for text in TEXTS])
-    return Encoder(small_model).encode([one.ids for one in tokenized])
+    return load_encoder(small_model).encode([one.ids for one in tokenized])
 
 
 @pytest.mark.parametrize(("dtype", "dimension", "normalize"), [*product(OUTPUT_DTYPES, DIMENSIONS, [True, False])])

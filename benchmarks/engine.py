@@ -1,0 +1,73 @@
+"""One engine in a process of its own: `python -m benchmarks.engine ENGINE FOLDER`, then a line of JSON for each call.
+
+Each line in is a list of texts; each line out has the seconds that embedding them took. An empty list asks for the
+process's peak memory instead.
+"""
+
+import asyncio
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+Embed = Callable[[Sequence[str]], object]
+
+
+def native(folder: Path, dtype: str) -> Embed:
+    """Return our own stages, from text to unit vectors, with the batcher that the container uses."""
+    from embeddinggemma.batching import Batcher
+    from embeddinggemma.encoder import load_encoder
+    from embeddinggemma.tokenizer import Tokenizer
+    from embeddinggemma.vectors import finish
+
+    tokenizer, encoder = Tokenizer(folder), load_encoder(folder, "native", dtype)
+    loop = asyncio.new_event_loop()
+    batcher = Batcher(encoder.encode, encoder.tokens_per_batch)
+
+    async def embed(texts: Sequence[str]) -> object:
+        job = await batcher.encode([one.ids for one in tokenizer.encode(texts)])
+        return finish(job.vectors.result(), 768, True, "float32")
+
+    return lambda texts: loop.run_until_complete(embed(texts))
+
+
+def sentence_transformers(folder: Path, batch_size: int) -> Embed:
+    """Return sentence-transformers in float32, or on a GPU in bfloat16."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    model = SentenceTransformer(str(folder), local_files_only=True, model_kwargs={"dtype": dtype})
+    return lambda texts: model.encode(list(texts), batch_size=batch_size, show_progress_bar=False)
+
+
+def load(engine: str, folder: Path) -> Embed:
+    """Return the engine of this name: native-DTYPE or sentence-transformers-BATCH_SIZE."""
+    kind, _, option = engine.rpartition("-")
+    return native(folder, option) if kind == "native" else sentence_transformers(folder, int(option))
+
+
+def peak_megabytes() -> float:
+    """Return the most memory that this process has held, in MB (VmHWM)."""
+    [kilobytes] = re.findall(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(kilobytes) * 1024 / 1e6
+
+
+def main() -> None:
+    """Load the engine, say so with an empty line, and answer lines until the input ends."""
+    embed = load(sys.argv[1], Path(sys.argv[2]))
+    print(flush=True)
+    for line in sys.stdin:
+        texts = json.loads(line)
+        if not texts:
+            print(json.dumps(peak_megabytes()), flush=True)
+            continue
+        started = time.perf_counter()
+        embed(texts)
+        print(json.dumps(time.perf_counter() - started), flush=True)
+
+
+if __name__ == "__main__":
+    main()

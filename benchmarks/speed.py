@@ -1,0 +1,77 @@
+"""Engines side by side: each in its own process, all alive at once, taking turns on the same texts."""
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from benchmarks.workloads import Workload
+
+
+class EngineProcess:
+    """A running benchmarks.engine."""
+
+    def __init__(self, engine: str, folder: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.engine", engine, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._read()
+
+    def seconds(self, texts: Sequence[str]) -> float:
+        """Embed the texts once and return how long it took."""
+        return float(self._ask(texts))
+
+    def peak_megabytes(self) -> float:
+        """Return the most memory that the engine has held."""
+        return float(self._ask([]))
+
+    def _ask(self, texts: Sequence[str]) -> str:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(texts) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("an engine ended; it says why above")
+        return line
+
+    def __enter__(self) -> "EngineProcess":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def measure(
+    engines: Sequence[str], folder: Path, workloads: Sequence[Workload], rounds: int
+) -> dict[str, dict[str, float]]:
+    """Return each engine's median seconds for each workload, and its peak memory in MB as "g"."""
+    seconds: dict[str, dict[str, list[float]]] = {engine: {load.name: [] for load in workloads} for engine in engines}
+    with ExitStack() as stack:
+        processes = {engine: stack.enter_context(EngineProcess(engine, folder)) for engine in engines}
+        for process in processes.values():
+            process.seconds(workloads[0].texts)
+        for turn in range(rounds):
+            for load in workloads:
+                print(f"speed: round {turn + 1} of {rounds}, {load.title}", file=sys.stderr, flush=True)
+                for _ in range(load.repetitions):
+                    for engine, process in processes.items():
+                        seconds[engine][load.name].append(process.seconds(load.texts))
+        peaks = {engine: process.peak_megabytes() for engine, process in processes.items()}
+    return {
+        engine: {name: statistics.median(times) for name, times in seconds[engine].items()} | {"g": peaks[engine]}
+        for engine in engines
+    }

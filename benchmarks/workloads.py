@@ -1,0 +1,68 @@
+"""What is embedded: real English and code from the Python standard library, the same on every run."""
+
+import random
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from embeddinggemma.tokenizer import Tokenizer
+
+_SEED = 300
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Texts that are embedded in one call, prompts included, and how often a run times them."""
+
+    name: str
+    title: str
+    texts: tuple[str, ...]
+    repetitions: int
+
+    @property
+    def throughput(self) -> bool:
+        """Whether tokens a second say more than the time of one call."""
+        return len(self.texts) > 1
+
+
+def workloads(folder: Path, mixed_texts: int) -> list[Workload]:
+    """Return the workloads, measured in the tokens of the tokenizer in `folder`."""
+    corpus = _Corpus(Tokenizer(folder))
+    return [
+        Workload("a", "12 tokens", (corpus.text(12),), 15),
+        Workload("b", "128 tokens", (corpus.text(128),), 9),
+        Workload("c", "2,048 tokens", (corpus.text(2048),), 3),
+        Workload("d", f"{mixed_texts} mixed texts", tuple(corpus.mixed(mixed_texts)), 1),
+    ]
+
+
+def short_texts(folder: Path, count: int) -> list[str]:
+    """Return different texts of 12 tokens."""
+    corpus = _Corpus(Tokenizer(folder))
+    return [corpus.text(12) for _ in range(count)]
+
+
+class _Corpus:
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._random = random.Random(_SEED)  # noqa: S311 - nothing here is secret
+        library = Path(sysconfig.get_path("stdlib"))
+        self._words = " ".join(path.read_text() for path in sorted(library.glob("*.py"))).split(" ")
+
+    def text(self, tokens: int) -> str:
+        """Return a text of exactly so many tokens, <bos> and <eos> included, from somewhere in the library."""
+        start = self._random.randrange(len(self._words) - 20 * tokens)
+        words = [word for word in self._words[start : start + 20 * tokens] if word]
+        low, high = 0, len(words)
+        while low < high:  # the longest run of words that is not too long
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self._tokens(words[:middle]) <= tokens else (low, middle - 1)
+        missing = tokens - self._tokens(words[:low])
+        return " ".join([*words[:low], *["the"] * missing])
+
+    def mixed(self, texts: int) -> list[str]:
+        """Return texts of log-normal length: median 60 tokens, at most 1,000."""
+        return [self.text(min(1000, max(8, round(self._random.lognormvariate(4.09, 0.9))))) for _ in range(texts)]
+
+    def _tokens(self, words: list[str]) -> int:
+        return len(self._tokenizer.encode([" ".join(words)])[0].ids)
