@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 
 from embeddinggemma.linear import product
 
-# Queries a band: as many as the window, so a sliding layer's band meets 768 keys; the scores stay in the
-# caches.
+# Queries a band: as many as the window, so a sliding layer's band meets 768 keys; the scores stay in the caches.
 BAND = 256
 # Tokens; above it a product per text is faster than a batched one (measured, float32). Below the window, so
 # that such texts need no mask.
@@ -72,8 +72,7 @@ def varlen_attention(
     attended = varlen_attn(
         query, key, value, cu_seqlens, cu_seqlens, longest, longest, scale=1.0, window_size=(side, side)
     )
-    assert isinstance(attended, torch.Tensor)  # a tuple only where auxiliary outputs are asked for
-    return attended.flatten(1)
+    return cast(torch.Tensor, attended).flatten(1)  # a tuple only where auxiliary outputs are asked for
 
 
 def masked_attention(

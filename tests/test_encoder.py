@@ -1,16 +1,21 @@
 """The encoder against the model's own reference, sentence-transformers, on the same weights."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
-from embeddinggemma.encoder import load_encoder
+from embeddinggemma.encoder import DTYPES, ENGINES, load_encoder
+from embeddinggemma.model import EmbeddingGemma
 from embeddinggemma.prompts import TASKS, add_prompt
 from embeddinggemma.tokenizer import Tokenizer
 from embeddinggemma.vectors import DIMENSIONS, Float32Array, finish
+from tests.conftest import PROJECT
 
 TOLERANCE = 2e-6
 TEXTS = [
@@ -78,3 +83,36 @@ def test_a_texts_vector_does_not_depend_on_its_neighbours(embed: Embed, raw: Flo
     together = finish(raw, 768, True, "float32")
     alone = np.concatenate([finish(embed([text]), 768, True, "float32") for text in TEXTS])
     assert np.abs(together - alone).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_engine_and_dtype_embeds(small_model: Path, engine: str, dtype: str) -> None:
+    ids = [one.ids for one in Tokenizer(small_model).encode(TEXTS)]
+    exact = finish(load_encoder(small_model).encode(ids), 768, True, "float32")
+    ours = finish(load_encoder(small_model, engine, dtype).encode(ids), 768, True, "float32")
+    assert (ours * exact).sum(axis=1).min() > 0.99
+
+
+@pytest.mark.parametrize(("engine", "dtype"), [("onnx", "auto"), ("native", "float16"), ("native", "int8")])
+def test_an_engine_or_dtype_that_does_not_exist_is_refused(small_model: Path, engine: str, dtype: str) -> None:
+    with pytest.raises(ValueError, match=r"EMBEDDINGGEMMA_(ENGINE|DTYPE) is .* must be one of"):
+        load_encoder(small_model, engine, dtype)
+
+
+def test_causal_attention_is_refused(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_token_only(_: EmbeddingGemma, token_ids: Sequence[int]) -> torch.Tensor:
+        return torch.ones(len(token_ids), 64)
+
+    monkeypatch.setattr(EmbeddingGemma, "token_states", first_token_only)
+    with pytest.raises(RuntimeError, match="attention is causal"):
+        load_encoder(small_model)
+
+
+def test_the_native_engine_imports_neither_transformers_nor_sentence_transformers(small_model: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from embeddinggemma.encoder import load_encoder; "
+        f"load_encoder(Path({str(small_model)!r})).encode([[2, 100, 1]]); "
+        "assert not {'transformers', 'sentence_transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True)

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from embeddinggemma.settings import Settings
+
+PROJECT = Path("/project")
+
+
+def test_without_variables_the_defaults_hold() -> None:
+    settings = Settings.from_environment({}, PROJECT)
+    assert settings == Settings(
+        manifest=PROJECT / "weights_manifest.json",
+        cache=Path("~/.cache/embeddinggemma").expanduser(),
+        weights_url=None,
+        hf_token=None,
+        engine="native",
+        dtype="auto",
+        tokens_per_batch=None,
+    )
+    assert Settings.from_environment({"EMBEDDINGGEMMA_CACHE": "", "HF_TOKEN": ""}, PROJECT) == settings
+
+
+def test_every_variable_is_read() -> None:
+    environment = {
+        "EMBEDDINGGEMMA_MANIFEST": "/m.json",
+        "EMBEDDINGGEMMA_CACHE": "/c",
+        "EMBEDDINGGEMMA_WEIGHTS_URL": "https://cdn.example/e",
+        "HF_TOKEN": "hf_secret",
+        "EMBEDDINGGEMMA_ENGINE": "sentence-transformers",
+        "EMBEDDINGGEMMA_DTYPE": "bfloat16",
+        "EMBEDDINGGEMMA_TOKENS_PER_BATCH": "512",
+    }
+    settings = Settings.from_environment(environment, PROJECT)
+    assert settings == Settings(
+        Path("/m.json"), Path("/c"), "https://cdn.example/e", "hf_secret", "sentence-transformers", "bfloat16", 512
+    )
+    assert "hf_secret" not in repr(settings)
+
+
+@pytest.mark.parametrize("value", ["many", "-1", "0", "1.5"])
+def test_a_number_that_is_none_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match=f"EMBEDDINGGEMMA_TOKENS_PER_BATCH is '{value}'; it must be a positive"):
+        Settings.from_environment({"EMBEDDINGGEMMA_TOKENS_PER_BATCH": value}, PROJECT)
