@@ -1,7 +1,9 @@
 """Downloads over HTTP, and what every fetcher promises: bytes at a path, or why not; never that they are right."""
 
 import hashlib
+import logging
 import socket
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,12 +13,15 @@ from typing import BinaryIO, Protocol
 from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 
 from embeddinggemma.urls import UnsafeUrlError, check_redirect, scrubbed, shown
 
+log = logging.getLogger(__name__)
+
 _CONNECT_TIMEOUT = 10.0  # seconds
 _WAITS = (0.0, 0.25, 0.5, 1.0, 2.0)  # seconds before each try of one file
-_CHUNK = 1 << 20  # bytes read at a time
+_CHUNK = 1 << 20  # bytes read at a time, at most
 _MAX_REDIRECTS = 5
 
 
@@ -98,6 +103,7 @@ class HttpFetcher:
                     self._receive(session, download, arrived)
                 except _InterruptedError as error:
                     reason = error
+                    log.info("http: %s", reason)
                 else:
                     return arrived.sha256.hexdigest()
         raise DownloadError(f"{reason} (tried {len(_WAITS)} times)")
@@ -109,13 +115,12 @@ class HttpFetcher:
                 arrived.start_again()  # a server that ignores Range sends everything
             _check_length(response, download, arrived.size)
             try:
-                for chunk in response.iter_content(_CHUNK):
+                while chunk := response.raw.read1(_CHUNK):  # not iter_content, which loses what came before a cut
                     arrived.append(chunk)
                     if download.size is not None and arrived.size > download.size:
                         raise DownloadError(f"{shown(download.url)} sends more than {download.size:,} bytes")
-            except requests.RequestException as error:
-                at = f"after {arrived.size:,} bytes of {shown(download.url)}"
-                raise self._explained(error, f"{at}, {urlsplit(response.url).hostname} went silent or away") from None
+            except urllib3.exceptions.HTTPError as error:
+                raise self._explained(error, f"{shown(download.url)} after {arrived.size:,} bytes") from None
         if download.size is not None and arrived.size < download.size:
             raise _InterruptedError(f"{shown(download.url)} ended after {arrived.size:,} of {download.size:,} bytes")
 
@@ -150,7 +155,7 @@ class HttpFetcher:
         except requests.RequestException as error:
             raise self._explained(error, f"{urlsplit(url).hostname} cannot be reached") from None
 
-    def _explained(self, error: requests.RequestException, what: str) -> DownloadError | _InterruptedError:
+    def _explained(self, error: Exception, what: str) -> DownloadError | _InterruptedError:
         """Return the error to raise: final where waiting was vain, else one that asks for another try."""
         cause: BaseException = error
         while following := cause.__cause__ or cause.__context__:
@@ -162,6 +167,10 @@ class HttpFetcher:
         if isinstance(cause, socket.gaierror):
             reason = f"{what}: name not resolved"
             return DownloadError(reason) if cause.errno == socket.EAI_NONAME else _InterruptedError(reason)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return DownloadError(f"{what}: certificate not trusted: {cause.verify_message}")
+        if isinstance(cause, urllib3.exceptions.IncompleteRead):
+            return _InterruptedError(f"{what}: connection closed")
         if isinstance(cause, OSError) and cause.strerror:
             return _InterruptedError(f"{what}: {cause.strerror.lower()}")
         return _InterruptedError(f"{what}: {scrubbed(str(cause))}")

@@ -33,10 +33,10 @@ def identities(folder: Path, files: Iterable[PinnedFile]) -> list[tuple[int, int
 
 def faults(folder: Path, files: Iterable[PinnedFile]) -> Faults:
     """Return the files that do not have their pinned bytes, each with what is wrong: files are read side by side."""
-    largest_first = sorted(files, key=lambda file: -file.size)
+    files = list(files)
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda file: fault(folder / file.path, file), largest_first)
-    return {file: fault for file, fault in zip(largest_first, found, strict=True) if fault}
+        found = pool.map(lambda file: fault(folder / file.path, file), files)
+    return {file: fault for file, fault in zip(files, found, strict=True) if fault}
 
 
 def fault(path: Path, pinned: PinnedFile, sha256: str | None = None) -> str | None:
