@@ -133,7 +133,8 @@ def test_where_one_source_fails_the_next_takes_over(
     server.fail(f"/cdn/{BIG}", itertools.repeat(PERMANENT[fault]))
     assert is_right(fetch(tmp_path / "cache", f"{server.url}/cdn/{{path}}", f"{server.url}/mirror/{{path}}"))
     assert not strays(tmp_path / "cache")
-    assert not server.asked_for("/mirror/config.json"), "what the first source delivered is fetched again"
+    if fetcher != "the real pget":  # which fetches the files side by side, and drops all when one fails
+        assert not server.asked_for("/mirror/config.json"), "what the first source delivered is fetched again"
     outcomes.record(fault, fetcher, story(log))
 
 
@@ -149,7 +150,8 @@ def test_where_the_only_source_fails_the_error_is_clear_and_the_next_start_works
     assert not strays(tmp_path / "cache")
     server.fail(f"/cdn/{BIG}", [])
     assert is_right(fetch(tmp_path / "cache", cdn))
-    assert len(server.asked_for("/cdn/config.json")) <= (2 if fetcher == "the real pget" else 1)
+    if fetcher != "the real pget":
+        assert len(server.asked_for("/cdn/config.json")) == 1
 
 
 @pytest.mark.parametrize("fault", ["401", "403"])
@@ -271,7 +273,7 @@ def test_a_broken_tar_gives_what_is_right_in_it_and_the_next_source_the_rest(
     server.files["/cdn/model.tar"] = body
     assert is_right(fetch(tmp_path / "cache", f"{server.url}/cdn/model.tar", f"{server.url}/mirror/{{path}}"))
     assert not strays(tmp_path / "cache")
-    assert bool(server.asked_for("/mirror/config.json")) == ("page" in fault)
+    assert bool(server.asked_for("/mirror/config.json")) == ("page" in fault), "only what was not in the tar"
     outcomes.record(fault, fetcher, story(log))
 
 
