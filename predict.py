@@ -16,7 +16,7 @@ from embeddinggemma.request import Request, check_request
 from embeddinggemma.settings import Settings
 from embeddinggemma.tokenizer import MAX_TOKENS, TokenizedText, Tokenizer
 from embeddinggemma.vectors import Float32Array, finish, serialize
-from embeddinggemma.weights import ensure_weights
+from embeddinggemma.weights import WeightsInBackground
 
 
 class Output(BaseModel):
@@ -37,17 +37,22 @@ class Predictor(BasePredictor):
         """Verify or download the weights, and load them."""
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         settings = Settings.from_environment(os.environ, Path(__file__).resolve().parent)
-        folder = ensure_weights(
+        weights = WeightsInBackground(
             read_manifest(settings.manifest),
             settings.cache,
             weights_url=settings.weights_url,
             hf_token=settings.hf_token,
+            stall_seconds=settings.stall_seconds,
         )
-        from embeddinggemma.encoder import load_encoder
+        from embeddinggemma.encoder import load_encoder  # imports torch, and takes seconds in which the weights come
 
-        encoder = load_encoder(folder, settings.engine, settings.dtype)
-        self.tokenizer = Tokenizer(folder)
+        self.tokenizer, encoder = weights.load(
+            lambda folder: (Tokenizer(folder), load_encoder(folder, settings.engine, settings.dtype))
+        )
         self.batcher = Batcher(encoder.encode, settings.tokens_per_batch or encoder.tokens_per_batch)
+        started = time.perf_counter()
+        encoder.encode([one.ids for one in self.tokenizer.encode(["warm-up"])])
+        logging.info("warm-up: %.2f s", time.perf_counter() - started)
 
     @cog.concurrent(max=32)
     async def predict(

@@ -1,35 +1,45 @@
-"""Fetchers: each moves files from URLs to paths, and promises nothing about what the bytes are."""
+"""Downloads over HTTP, and what every fetcher promises: bytes at a path, or why not; never that they are right."""
 
-import os
-import shutil
-import subprocess
-from collections.abc import Sequence
+import hashlib
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 from urllib.parse import urljoin, urlsplit
 
 import requests
+import urllib3
 
-from embeddinggemma.manifest import ManifestError, check_url
+from embeddinggemma.urls import UnsafeUrlError, check_redirect, scrubbed, shown
+
+log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT = 10.0  # seconds
-_READ_TIMEOUT = 30.0  # seconds without a byte
-_CHUNK = 1 << 20  # bytes read at a time
+_WAITS = (0.0, 0.25, 0.5, 1.0, 2.0)  # seconds before each try of one file
+_CHUNK = 1 << 20  # bytes read at a time, at most
 _MAX_REDIRECTS = 5
 
 
 class DownloadError(Exception):
-    """A file could not be fetched; the message names the URL and the reason, and never a token."""
+    """A file could not be fetched; the message says why, and holds no token and no secret part of a URL."""
+
+
+class _InterruptedError(Exception):
+    """The transfer broke off, and another try may bring the rest."""
 
 
 @dataclass(frozen=True)
 class Download:
-    """One file to fetch: from where, to where, and how many bytes it has to have."""
+    """One file to fetch: from where, to where, and how many bytes it has to have (None: not known beforehand)."""
 
     url: str
     path: Path
-    size: int
+    size: int | None
 
 
 class Fetcher(Protocol):
@@ -37,59 +47,152 @@ class Fetcher(Protocol):
 
     name: str
 
-    def fetch(self, downloads: Sequence[Download], token: str | None) -> None:
+    def fetch(self, downloads: Sequence[Download]) -> Iterator[tuple[Download, str | None]]:
         """Fetch every file to its path, whose folder exists.
 
-        Args:
-            downloads: the files.
-            token: sent as a bearer token to the downloads' own host, and to no other.
+        Yields:
+            Each file that arrived in full, as soon as that is known, with the sha256 of its bytes where the fetcher
+            computed it on the way.
 
         Raises:
-            DownloadError: a file could not be fetched; others may have been.
+            DownloadError: a file could not be fetched; those yielded before are there to be used.
 
         """
 
 
-class PgetFetcher:
-    """Replicate's parallel downloader, the program `pget`."""
+def arrived_bytes(downloads: Sequence[Download]) -> int:
+    """Return how many bytes of the downloads lie at their paths."""
+    return sum(_size(download.path) for download in downloads)
 
-    name = "pget"
 
-    def __init__(self, program: str) -> None:
-        self._program = program
-
-    def fetch(self, downloads: Sequence[Download], token: str | None) -> None:
-        """Fetch every file with one `pget multifile`; see Fetcher. A token is refused: redirects could carry it on."""
-        if token is not None:
-            raise DownloadError("pget is not trusted with a token")
-        listing = "".join(f"{download.url} {download.path}\n" for download in downloads)
-        pid_file = downloads[0].path.with_name(".pget.pid")  # its default, in /run, is not writable for all
-        finished = subprocess.run(
-            [self._program, "multifile", "--force", "-"],
-            input=listing.encode(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env={**os.environ, "PGET_PID_FILE": str(pid_file)},
-            check=False,
-        )
-        if finished.returncode != 0:
-            last_lines = finished.stderr.decode(errors="replace").strip()[-400:]
-            raise DownloadError(f"pget ended with exit code {finished.returncode}: {last_lines}")
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 class HttpFetcher:
-    """Plain HTTP through the library `requests`, one file after the other."""
+    """HTTP through the library `requests`: one file after the other, digests on the way, resumed where cut off.
+
+    Args:
+        stall_seconds: how long no byte may arrive before the transfer is given up.
+        token: sent as a bearer token to the downloads' own host, and to no other.
+
+    """
 
     name = "http"
 
-    def fetch(self, downloads: Sequence[Download], token: str | None) -> None:
+    def __init__(self, stall_seconds: float, token: str | None = None) -> None:
+        self._stall_seconds = stall_seconds
+        self._token = token
+
+    def fetch(self, downloads: Sequence[Download]) -> Iterator[tuple[Download, str | None]]:
         """Fetch every file; see Fetcher."""
         with requests.Session() as session:
             for download in downloads:
+                yield download, self._fetch_one(session, download)
+
+    def _fetch_one(self, session: requests.Session, download: Download) -> str:
+        """Fetch a file in as many tries as it takes, or are left, and return its sha256."""
+        with download.path.open("wb") as file:
+            arrived = _Arrived(file)
+            for wait in _WAITS:
+                time.sleep(wait)
                 try:
-                    _fetch_one(session, download, token)
-                except (requests.RequestException, OSError) as error:
-                    raise DownloadError(f"{download.url}: {error}") from None
+                    self._receive(session, download, arrived)
+                except _InterruptedError as error:
+                    reason = error
+                    log.info("http: %s", reason)
+                else:
+                    return arrived.sha256.hexdigest()
+        raise DownloadError(f"{reason} (tried {len(_WAITS)} times)")
+
+    def _receive(self, session: requests.Session, download: Download, arrived: "_Arrived") -> None:
+        """Receive what has not arrived yet."""
+        with self._open(session, download.url, start=arrived.size) as response:
+            if response.status_code == HTTPStatus.OK:
+                arrived.start_again()  # a server that ignores Range sends everything
+            _check_length(response, download, arrived.size)
+            try:
+                while chunk := response.raw.read1(_CHUNK):  # not iter_content, which loses what came before a cut
+                    arrived.append(chunk)
+                    if download.size is not None and arrived.size > download.size:
+                        raise DownloadError(f"{shown(download.url)} sends more than {download.size:,} bytes")
+            except urllib3.exceptions.HTTPError as error:
+                raise self._explained(error, f"{shown(download.url)} after {arrived.size:,} bytes") from None
+        if download.size is not None and arrived.size < download.size:
+            raise _InterruptedError(f"{shown(download.url)} ended after {arrived.size:,} of {download.size:,} bytes")
+
+    def _open(self, session: requests.Session, url: str, start: int) -> requests.Response:
+        """Follow redirects by hand: each must be as safe as the URL before, and another host never gets the token."""
+        first_host = urlsplit(url).netloc
+        for _ in range(_MAX_REDIRECTS + 1):
+            token = self._token if urlsplit(url).netloc == first_host else None
+            response = self._get(session, url, token, start)
+            if not response.is_redirect:
+                return _checked(response, token, start)
+            response.close()
+            target = urljoin(url, response.headers["Location"])
+            try:
+                check_redirect(url, target)
+            except UnsafeUrlError as error:
+                raise DownloadError(f"{shown(url)} redirects, but {error}") from None
+            url = target
+        raise DownloadError(f"{shown(url)}: more than {_MAX_REDIRECTS} redirects")
+
+    def _get(self, session: requests.Session, url: str, token: str | None, start: int) -> requests.Response:
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+        try:
+            return session.get(
+                url,
+                headers=headers,
+                auth=_BearerToken(token) if token else None,
+                stream=True,
+                allow_redirects=False,
+                timeout=(_CONNECT_TIMEOUT, self._stall_seconds),
+            )
+        except requests.RequestException as error:
+            raise self._explained(error, f"{urlsplit(url).hostname} cannot be reached") from None
+
+    def _explained(self, error: Exception, what: str) -> DownloadError | _InterruptedError:
+        """Return the error to raise: final where waiting was vain, else one that asks for another try."""
+        cause: BaseException = error
+        while following := cause.__cause__ or cause.__context__:
+            cause = following
+        if isinstance(error, requests.ConnectTimeout):
+            return DownloadError(f"{what}: no connection within {_CONNECT_TIMEOUT:g} s")
+        if isinstance(cause, TimeoutError):
+            return DownloadError(f"{what}: no byte for {self._stall_seconds:g} s")
+        if isinstance(cause, socket.gaierror):
+            reason = f"{what}: name not resolved"
+            return DownloadError(reason) if cause.errno == socket.EAI_NONAME else _InterruptedError(reason)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return DownloadError(f"{what}: certificate not trusted: {cause.verify_message}")
+        if isinstance(cause, urllib3.exceptions.IncompleteRead):
+            return _InterruptedError(f"{what}: connection closed")
+        if isinstance(cause, OSError) and cause.strerror:
+            return _InterruptedError(f"{what}: {cause.strerror.lower()}")
+        return _InterruptedError(f"{what}: {scrubbed(str(cause))}")
+
+
+class _Arrived:
+    """What of a file has arrived: its bytes on disk, their number and their digest."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.start_again()
+
+    def start_again(self) -> None:
+        self._file.seek(0)
+        self._file.truncate()
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+
+    def append(self, chunk: bytes) -> None:
+        self._file.write(chunk)
+        self.sha256.update(chunk)
+        self.size += len(chunk)
 
 
 class _BearerToken(requests.auth.AuthBase):
@@ -103,44 +206,28 @@ class _BearerToken(requests.auth.AuthBase):
         return request
 
 
-def _fetch_one(session: requests.Session, download: Download, token: str | None) -> None:
-    with _open(session, download.url, token) as response, download.path.open("wb") as file:
-        received = 0
-        for chunk in response.iter_content(_CHUNK):
-            received += len(chunk)
-            if received > download.size:
-                raise DownloadError(f"{download.url} sends more than the {download.size:,} bytes it should have")
-            file.write(chunk)
+def _checked(response: requests.Response, token: str | None, start: int) -> requests.Response:
+    """Return a response that brings the file's bytes from `start` on, or all of them."""
+    status, url = response.status_code, shown(response.url)
+    if status == HTTPStatus.PARTIAL_CONTENT and response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+        return response
+    if status == HTTPStatus.OK:
+        return response
+    response.close()
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise _InterruptedError(f"{url}: HTTP {status}")
+    hint = ""
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        asks = "has the account of HF_TOKEN accepted the licence?" if token else "is it gated, and HF_TOKEN set?"
+        hint = f"; {asks}"
+    raise DownloadError(f"{url}: HTTP {status}{hint}")
 
 
-def _open(session: requests.Session, url: str, token: str | None) -> requests.Response:
-    """Follow redirects by hand: each must be as safe as the first URL, and another host never gets the token."""
-    first_host = urlsplit(url).netloc
-    for _ in range(_MAX_REDIRECTS + 1):
-        auth = _BearerToken(token) if token is not None and urlsplit(url).netloc == first_host else None
-        response = session.get(
-            url, auth=auth, stream=True, allow_redirects=False, timeout=(_CONNECT_TIMEOUT, _READ_TIMEOUT)
-        )
-        if not response.is_redirect:
-            break
-        url = urljoin(url, response.headers["Location"])
-        response.close()
-        try:
-            check_url(url)
-        except ManifestError as error:
-            raise DownloadError(f"redirected, but {error}") from None
-    if response.is_redirect:
-        raise DownloadError(f"{url}: more than {_MAX_REDIRECTS} redirects")
-    if response.status_code in (401, 403) and token is None:
-        raise DownloadError(f"{url}: HTTP {response.status_code}; is the source gated, and HF_TOKEN set?")
-    if response.status_code != requests.codes.ok:
-        raise DownloadError(f"{url}: HTTP {response.status_code}")
-    return response
-
-
-def fetchers(*, gated: bool) -> list[Fetcher]:
-    """Return the fetchers to try, best first: pget where it is on PATH and no token has to be sent, then plain HTTP."""
-    program = shutil.which("pget")
-    if program is None or gated:
-        return [HttpFetcher()]
-    return [PgetFetcher(program), HttpFetcher()]
+def _check_length(response: requests.Response, download: Download, start: int) -> None:
+    """Refuse a file of the wrong length before its bytes are waited for."""
+    announced = response.headers.get("Content-Length")
+    if announced is None or download.size is None:
+        return
+    total = start + int(announced)
+    if total != download.size:
+        raise DownloadError(f"{shown(download.url)} has {total:,} bytes, not {download.size:,}")

@@ -1,13 +1,14 @@
 """The weights manifest: which files make the model, what their bytes are, and where they can be had."""
 
 import hashlib
-import ipaddress
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, urlsplit
+
+from embeddinggemma.urls import UnsafeUrlError, check_url, shown
 
 
 class ManifestError(ValueError):
@@ -25,14 +26,23 @@ class PinnedFile:
 
 @dataclass(frozen=True)
 class Source:
-    """A place that publishes the files: a URL in which `{path}` stands for a file's path."""
+    """A place that publishes the files: a URL in which `{path}` stands for a file's path, or the URL of one tar."""
 
     url: str
     gated: bool = False
 
+    @property
+    def is_archive(self) -> bool:
+        """Return whether one tar holds all the files."""
+        return "{path}" not in self.url
+
     def url_of(self, file: PinnedFile) -> str:
         """Return the URL of one file."""
         return self.url.replace("{path}", quote(file.path))
+
+    def __str__(self) -> str:
+        """Return the URL without the secrets that may be in it."""
+        return shown(self.url)
 
 
 @dataclass(frozen=True)
@@ -73,46 +83,29 @@ def read_manifest(path: Path) -> Manifest:
         raise ManifestError(f"{path}: {error}") from None
 
 
-def own_source(base_url: str) -> Source:
-    """Return the source below one's own base URL.
+def own_source(url: str) -> Source:
+    """Return one's own source: a base URL, or like a manifest's source one with `{path}` in it or of a tar.
 
     Raises:
         ManifestError: the URL is neither https nor on this machine.
 
     """
-    return _source({"url": base_url.rstrip("/") + "/{path}"})
-
-
-def check_url(url: str) -> None:
-    """Refuse a URL whose bytes or token could be read on the way.
-
-    Raises:
-        ManifestError: the scheme is not https, nor http to this machine itself.
-
-    """
-    parts = urlsplit(url)
-    if parts.scheme == "https" and parts.hostname:
-        return
-    if parts.scheme == "http" and _is_loopback(parts.hostname or ""):
-        return
-    raise ManifestError(f"{url} is not an https address (http is allowed to this machine only)")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return _source({"url": url if "{path}" in url or _is_tar(url) else url.rstrip("/") + "/{path}"})
 
 
 def _source(entry: dict[str, Any]) -> Source:
     source = Source(url=entry["url"], gated=entry.get("gated", False))
-    check_url(source.url)
-    if "{path}" not in source.url:
-        raise ManifestError(f"the source {source.url} has no {{path}} in it")
+    try:
+        check_url(source.url)
+    except UnsafeUrlError as error:
+        raise ManifestError(str(error)) from None
+    if source.is_archive and not _is_tar(source.url):
+        raise ManifestError(f"the source {source} has no {{path}} in it and is no .tar")
     return source
+
+
+def _is_tar(url: str) -> bool:
+    return urlsplit(url).path.endswith(".tar")
 
 
 def _pinned_file(entry: dict[str, Any]) -> PinnedFile:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+STALL_SECONDS = 30.0  # longer than any pause of a transfer that is still alive
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -17,6 +19,8 @@ class Settings:
     """EMBEDDINGGEMMA_WEIGHTS_URL: base URL of one's own copy of the files, tried before the manifest's sources."""
     hf_token: str | None = field(repr=False)
     """HF_TOKEN: sent to the manifest's gated source and nowhere else."""
+    stall_seconds: float
+    """EMBEDDINGGEMMA_STALL_SECONDS: how long a download may bring no byte before the next way is taken; 30."""
     engine: str
     """EMBEDDINGGEMMA_ENGINE: native, or sentence-transformers, the slow reference."""
     dtype: str
@@ -29,7 +33,7 @@ class Settings:
         """Read the settings; an empty variable counts as unset. `project` is the folder of predict.py.
 
         Raises:
-            ValueError: a variable that has to be a number is none.
+            ValueError: a variable has a value that it cannot have; the message names it.
 
         """
 
@@ -42,6 +46,7 @@ class Settings:
             cache=value("EMBEDDINGGEMMA_CACHE", user_cache / "embeddinggemma"),
             weights_url=environment.get("EMBEDDINGGEMMA_WEIGHTS_URL") or None,
             hf_token=environment.get("HF_TOKEN") or None,
+            stall_seconds=_seconds(environment, "EMBEDDINGGEMMA_STALL_SECONDS", STALL_SECONDS),
             engine=environment.get("EMBEDDINGGEMMA_ENGINE") or "native",
             dtype=environment.get("EMBEDDINGGEMMA_DTYPE") or "auto",
             tokens_per_batch=_count(environment, "EMBEDDINGGEMMA_TOKENS_PER_BATCH"),
@@ -55,3 +60,14 @@ def _count(environment: Mapping[str, str], name: str) -> int | None:
     if not value.isdecimal() or int(value) == 0:
         raise ValueError(f"{name} is {value!r}; it must be a positive whole number")
     return int(value)
+
+
+def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name) or str(default)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{name} is {text!r}; it has to be a number of seconds above 0")
+    return seconds

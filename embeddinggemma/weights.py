@@ -1,130 +1,180 @@
 """Manifest to a folder in which every byte is verified, or one error that says what was tried."""
 
-import hashlib
+import fcntl
 import logging
-import tempfile
-import threading
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-from embeddinggemma.download import Download, DownloadError, Fetcher, fetchers
-from embeddinggemma.manifest import Manifest, PinnedFile, Source, own_source
+from embeddinggemma.delivery import STAGING_PREFIX, Way, deliver
+from embeddinggemma.download import HttpFetcher
+from embeddinggemma.manifest import Manifest, own_source
+from embeddinggemma.pget import PgetFetcher
+from embeddinggemma.settings import STALL_SECONDS
+from embeddinggemma.verification import Faults, faults, identities
 
-_PROGRESS_INTERVAL = 3.0  # seconds between two log lines
+Loaded = TypeVar("Loaded")
 
 log = logging.getLogger(__name__)
 
 
 class WeightsError(RuntimeError):
-    """No source gave all of the pinned bytes; the message lists each source and why it failed."""
+    """The pinned bytes could not be had or not be kept; the message says what was tried and what came of it."""
 
 
 def ensure_weights(
-    manifest: Manifest, cache: Path, *, weights_url: str | None = None, hf_token: str | None = None
+    manifest: Manifest,
+    cache: Path,
+    *,
+    weights_url: str | None = None,
+    hf_token: str | None = None,
+    stall_seconds: float = STALL_SECONDS,
 ) -> Path:
     """Return a folder that holds every pinned file with its pinned bytes, downloading what is missing or wrong.
 
     Args:
         manifest: the pinned files and the sources to try in order.
         cache: folder for verified weights; the returned folder lies in it, named after the pins.
-        weights_url: base URL of one's own copy of the files, tried first.
+        weights_url: one's own copy of the files (see own_source), tried first.
         hf_token: sent to sources that the manifest calls gated.
+        stall_seconds: how long a transfer may bring no byte before the next way is taken.
 
     Raises:
-        WeightsError: some file was to be had from no source; what was verified is kept for the next try.
+        WeightsError: some file was to be had from no source, or the cache folder cannot be used; what was verified is
+            kept for the next try.
         ManifestError: `weights_url` is not an https address.
 
     """
-    folder = cache / manifest.folder_name
+    ways = _ways(manifest, weights_url, hf_token, stall_seconds)
+    return _completed(manifest, cache, ways, _verify(manifest, cache))
+
+
+class WeightsInBackground:
+    """The weights, made ready in a thread while the caller imports and loads; arguments as for ensure_weights.
+
+    Where the cache holds every file in its right size, loading need not wait for the digests. What was loaded is
+    handed out only once they are known to be right.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        cache: Path,
+        *,
+        weights_url: str | None = None,
+        hf_token: str | None = None,
+        stall_seconds: float = STALL_SECONDS,
+    ) -> None:
+        self._folder = cache / manifest.folder_name
+        self._files = manifest.files
+        self._found = identities(self._folder, self._files)
+        thread = ThreadPoolExecutor(1)
+        self._verified = thread.submit(
+            ensure_weights,
+            manifest,
+            cache,
+            weights_url=weights_url,
+            hf_token=hf_token,
+            stall_seconds=stall_seconds,
+        )
+        thread.shutdown(wait=False)
+
+    def load(self, load: Callable[[Path], Loaded]) -> Loaded:
+        """Return `load(folder)`, all of whose files are verified by then.
+
+        `load` may be called twice: where a file that was there proves wrong, it is fetched and all is loaded again.
+
+        Raises:
+            WeightsError, ManifestError: as for ensure_weights.
+
+        """
+        if self._found:
+            try:
+                loaded = _timed(load, self._folder)
+            except Exception:
+                if self._found_was_right():
+                    raise
+            else:
+                if self._found_was_right():
+                    return loaded
+                del loaded  # before the right ones take as much memory
+            log.warning("load: again, because files had to be replaced")
+        return _timed(load, self._verified.result())
+
+    def _found_was_right(self) -> bool:
+        """Return whether the files that were there at first have been verified, and not replaced meanwhile."""
+        return identities(self._verified.result(), self._files) == self._found
+
+
+def _timed(load: Callable[[Path], Loaded], folder: Path) -> Loaded:
     started = time.perf_counter()
-    missing = _faulty_files(folder, manifest.files)
-    log.info("weights: verified %s in %.1f s, %d to fetch", folder, time.perf_counter() - started, len(missing))
-    failures: list[str] = []
-    own = [own_source(weights_url)] if weights_url else []
-    for source in [*own, *manifest.sources]:
-        for fetcher in fetchers(gated=source.gated):
-            if not missing:
-                return folder
-            failures += _fetch_into(folder, missing, source, fetcher, hf_token if source.gated else None)
-            missing = {file: fault for file, fault in missing.items() if not (folder / file.path).exists()}
+    loaded = load(folder)
+    log.info("load: %.2f s", time.perf_counter() - started)
+    return loaded
+
+
+def _ways(manifest: Manifest, weights_url: str | None, hf_token: str | None, stall_seconds: float) -> list[Way]:
+    """Return each source with each fetcher in the order to try: pget where it is on PATH, then plain HTTP.
+
+    A gated source is for plain HTTP alone: pget would carry the token along on redirects.
+    """
+    pget = shutil.which("pget")
+    ways: list[Way] = []
+    for source in [*([own_source(weights_url)] if weights_url else []), *manifest.sources]:
+        if pget and not source.gated:
+            ways.append(Way(source, PgetFetcher(pget, stall_seconds)))
+        ways.append(Way(source, HttpFetcher(stall_seconds, hf_token if source.gated else None)))
+    return ways
+
+
+def _verify(manifest: Manifest, cache: Path) -> Faults:
+    """Return what is wrong with the cached files; without the lock, so that a folder may be complete and read-only."""
+    started = time.perf_counter()
+    wrong = faults(cache / manifest.folder_name, manifest.files)
+    size = sum(file.size for file in manifest.files if file not in wrong)
+    log.info("verify: %.1f MB in %.2f s, %d files to fetch", size / 1e6, time.perf_counter() - started, len(wrong))
+    return wrong
+
+
+def _completed(manifest: Manifest, cache: Path, ways: Sequence[Way], wrong: Faults) -> Path:
+    """Return the folder once it has all of its files."""
+    folder = cache / manifest.folder_name
+    if not wrong:
+        return folder
+    try:
+        with _exclusive(cache):
+            missing = faults(folder, wrong)  # another process may have brought them by now
+            for file in missing:
+                (folder / file.path).unlink(missing_ok=True)
+            failures = [failure for way in ways if missing for failure in deliver(way, missing, folder)]
+    except OSError as error:
+        reason = error.strerror or error
+        raise WeightsError(f"the cache folder {cache} (EMBEDDINGGEMMA_CACHE) cannot be used: {reason}") from None
     if missing:
         raise WeightsError(_report(manifest, missing, failures))
     return folder
 
 
-def _report(manifest: Manifest, missing: dict[PinnedFile, str], failures: list[str]) -> str:
-    faults = "".join(f"\n  {file.path} {fault}" for file, fault in missing.items())
+def _report(manifest: Manifest, missing: Faults, failures: list[str]) -> str:
+    absent = "".join(f"\n  {file.path} {fault}" for file, fault in missing.items())
     tried = "".join(f"\n  {failure}" for failure in failures) or "\n  no source is named"
-    return f"the weights of {manifest.model} are not complete:{faults}\ntried:{tried}"
-
-
-def _fetch_into(
-    folder: Path, missing: dict[PinnedFile, str], source: Source, fetcher: Fetcher, token: str | None
-) -> list[str]:
-    """Fetch files into a staging folder and move those that prove right into `folder`; return what went wrong."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for file in missing:
-        (folder / file.path).unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".incoming-", dir=folder.parent) as staging_name:
-        staging = Path(staging_name)
-        downloads = [Download(source.url_of(file), staging / file.path, file.size) for file in missing]
-        for download in downloads:
-            download.path.parent.mkdir(parents=True, exist_ok=True)
-        failures: list[str] = []
-        log.info("weights: fetching %d files from %s with %s", len(downloads), source.url, fetcher.name)
-        with _progress(downloads):
-            try:
-                fetcher.fetch(downloads, token)
-            except DownloadError as error:
-                failures.append(f"{source.url} with {fetcher.name}: {error}")
-        faults = _faulty_files(staging, tuple(missing))
-        for file in missing:
-            if file not in faults:
-                (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
-                (staging / file.path).replace(folder / file.path)
-        arrived_wrong = [f"{source.url} with {fetcher.name}: {file.path} {fault}" for file, fault in faults.items()]
-        return failures or arrived_wrong
-
-
-def _faulty_files(folder: Path, files: Sequence[PinnedFile]) -> dict[PinnedFile, str]:
-    """Return the files that do not have their pinned bytes, each with what is wrong with it."""
-    with ThreadPoolExecutor() as pool:
-        faults = pool.map(lambda file: _fault(folder / file.path, file), files)
-    return {file: fault for file, fault in zip(files, faults, strict=True) if fault}
-
-
-def _fault(path: Path, pinned: PinnedFile) -> str | None:
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        return "is missing"
-    if size != pinned.size:
-        return f"has {size:,} bytes, not {pinned.size:,}"
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return None if digest == pinned.sha256 else f"has sha256 {digest}, not {pinned.sha256}"
+    return f"the weights of {manifest.model} are not complete:{absent}\ntried:{tried}"
 
 
 @contextmanager
-def _progress(downloads: Sequence[Download]) -> Iterator[None]:
-    """Log every few seconds how many bytes have arrived, whoever fetches them."""
-    total = sum(download.size for download in downloads)
-    finished = threading.Event()
-
-    def report() -> None:
-        started = time.perf_counter()
-        while not finished.wait(_PROGRESS_INTERVAL):
-            arrived = sum(download.path.stat().st_size for download in downloads if download.path.exists())
-            rate = arrived / (time.perf_counter() - started)
-            log.info("weights: %.0f of %.0f MB, %.1f MB/s", arrived / 1e6, total / 1e6, rate / 1e6)
-
-    reporter = threading.Thread(target=report, daemon=True)
-    reporter.start()
-    try:
+def _exclusive(cache: Path) -> Iterator[None]:
+    """Be the one process that fills the cache; the system frees the lock of one that was killed."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("weights: waiting for another process, which fills %s", cache)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for stale in cache.glob(f"{STAGING_PREFIX}*"):  # of a process that was killed: a live one would hold the lock
+            shutil.rmtree(stale, ignore_errors=True)
         yield
-    finally:
-        finished.set()
-        reporter.join()

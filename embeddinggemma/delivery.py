@@ -1,0 +1,104 @@
+"""One way of getting files, a source and a fetcher: what arrives, and is right, is put into its folder at once."""
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from embeddinggemma.archive import unpack_pinned
+from embeddinggemma.download import Download, DownloadError, Fetcher, arrived_bytes
+from embeddinggemma.manifest import PinnedFile, Source
+from embeddinggemma.progress import progress
+from embeddinggemma.verification import Faults, fault
+
+STAGING_PREFIX = ".incoming-"  # of the folders beside the final one that hold what is not verified yet
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Way:
+    """From where, and with what."""
+
+    source: Source
+    fetcher: Fetcher
+
+    def __str__(self) -> str:
+        """Return how logs and errors name it."""
+        return f"{self.source} with {self.fetcher.name}"
+
+
+def deliver(way: Way, missing: Faults, folder: Path) -> list[str]:
+    """Fetch the missing files into the folder, and take those that came out of `missing`.
+
+    Args:
+        way: the source and the fetcher.
+        missing: the files that the folder lacks; changed.
+        folder: where a file is put when its bytes are known to be the pinned ones.
+
+    Returns:
+        What went wrong, a line each.
+
+    Raises:
+        OSError: the disk is full or read-only.
+
+    """
+    failures: list[str] = []
+
+    def place(file: PinnedFile, path: Path, sha256: str | None) -> None:
+        if wrong := fault(path, file, sha256):
+            failures.append(f"{file.path} {wrong}")
+            return
+        (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+        path.replace(folder / file.path)
+        del missing[file]
+
+    log.info("weights: fetching %d files from %s", len(missing), way)
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=folder.parent) as staging, ThreadPoolExecutor() as pool:
+        placed = []
+        try:
+            for arrival in _arrivals(way, list(missing), Path(staging)):
+                placed.append(pool.submit(place, *arrival))
+        except DownloadError as error:
+            failures.append(str(error))
+        arrived = time.perf_counter()
+        for one in placed:
+            one.result()
+        if placed:
+            log.info("verify: %d files, %.2f s after the last byte", len(placed), time.perf_counter() - arrived)
+    for failure in failures:
+        log.warning("weights: %s: %s", way, failure)
+    return [f"{way}: {failure}" for failure in failures]
+
+
+def _arrivals(way: Way, files: Sequence[PinnedFile], staging: Path) -> Iterator[tuple[PinnedFile, Path, str | None]]:
+    """Download files into the staging folder; yield each with its path and, where already known, its sha256."""
+    for file in files:
+        (staging / file.path).parent.mkdir(parents=True, exist_ok=True)
+    if way.source.is_archive:
+        tar = Download(way.source.url, staging / ".tar", None)
+        list(_downloaded(way.fetcher, [tar]))
+        yield from unpack_pinned(tar.path, files, staging)
+        return
+    downloads = {Download(way.source.url_of(file), staging / file.path, file.size): file for file in files}
+    for download, sha256 in _downloaded(way.fetcher, list(downloads)):
+        yield downloads[download], download.path, sha256
+
+
+def _downloaded(fetcher: Fetcher, downloads: Sequence[Download]) -> Iterator[tuple[Download, str | None]]:
+    """Fetch, and say in the log how far it is and how long it took."""
+    started = time.perf_counter()
+    pending = list(downloads)
+    handed_on = 0  # bytes
+    sizes = [download.size for download in downloads if download.size is not None]
+    total = sum(sizes) if len(sizes) == len(downloads) else None
+    with progress(lambda: handed_on + arrived_bytes(pending), total):
+        for download, sha256 in fetcher.fetch(downloads):
+            handed_on += arrived_bytes([download])
+            pending.remove(download)
+            yield download, sha256
+    seconds = time.perf_counter() - started
+    log.info("download: %.1f MB in %.2f s, %.1f MB/s", handed_on / 1e6, seconds, handed_on / 1e6 / seconds)

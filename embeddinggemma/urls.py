@@ -1,0 +1,58 @@
+"""URLs: which ones bytes may come from, and how one is shown without the secrets in it."""
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+
+class UnsafeUrlError(ValueError):
+    """Bytes or a token could be read on the way; the message shows the URL."""
+
+
+def check_url(url: str) -> None:
+    """Refuse a URL whose bytes or token could be read on the way.
+
+    Raises:
+        UnsafeUrlError: the scheme is not https, nor http to this machine itself.
+
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+    except ValueError:
+        raise UnsafeUrlError("a source's URL cannot be read") from None
+    if re.search(r"\s", url) or not host:
+        raise UnsafeUrlError(f"{shown(url)} is not a URL with a host and without white space")
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
+        raise UnsafeUrlError(f"{shown(url)} is not an https address (http is allowed to this machine only)")
+
+
+def check_redirect(url: str, target: str) -> None:
+    """Refuse a redirect that leads from a safe way to one that is less so.
+
+    Raises:
+        UnsafeUrlError: the target is no safe URL, or leads from https to http, be it on this machine.
+
+    """
+    check_url(target)
+    if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
+        raise UnsafeUrlError(f"{shown(target)} is not https any more")
+
+
+def shown(url: str) -> str:
+    """Return the URL as logs and errors may show it: without user, password, query and fragment."""
+    return re.sub(r"^(\w+://)[^/?#]*@", r"\1", re.split(r"[?#]", url, maxsplit=1)[0])
+
+
+def scrubbed(text: str) -> str:
+    """Return a text of unknown origin with each URL in it as `shown` shows it."""
+    return re.sub(r"\w+://[^\s\"'<>]+", lambda found: shown(found[0]), text)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
