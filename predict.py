@@ -54,7 +54,7 @@ class Predictor(BasePredictor):
         encoder.encode([one.ids for one in self.tokenizer.encode(["warm-up"])])
         logging.info("warm-up: %.2f s", time.perf_counter() - started)
 
-    @cog.concurrent(max=32)
+    @cog.concurrent(max=128)
     async def predict(
         self,
         text: Optional[str] = Input(description="The text to embed. Give this, or several in texts.", default=None),

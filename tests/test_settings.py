@@ -17,6 +17,7 @@ def test_without_variables_the_defaults_hold() -> None:
         engine="native",
         dtype="auto",
         tokens_per_batch=None,
+        stall_seconds=30,
     )
     assert Settings.from_environment({"EMBEDDINGGEMMA_CACHE": "", "HF_TOKEN": ""}, PROJECT) == settings
 
@@ -30,10 +31,18 @@ def test_every_variable_is_read() -> None:
         "EMBEDDINGGEMMA_ENGINE": "sentence-transformers",
         "EMBEDDINGGEMMA_DTYPE": "bfloat16",
         "EMBEDDINGGEMMA_TOKENS_PER_BATCH": "512",
+        "EMBEDDINGGEMMA_STALL_SECONDS": "2.5",
     }
     settings = Settings.from_environment(environment, PROJECT)
     assert settings == Settings(
-        Path("/m.json"), Path("/c"), "https://cdn.example/e", "hf_secret", "sentence-transformers", "bfloat16", 512
+        manifest=Path("/m.json"),
+        cache=Path("/c"),
+        weights_url="https://cdn.example/e",
+        hf_token="hf_secret",
+        engine="sentence-transformers",
+        dtype="bfloat16",
+        tokens_per_batch=512,
+        stall_seconds=2.5,
     )
     assert "hf_secret" not in repr(settings)
 
