@@ -24,7 +24,7 @@ def native(folder: Path, dtype: str) -> Embed:
 
     tokenizer, encoder = Tokenizer(folder), load_encoder(folder, "native", dtype)
     loop = asyncio.new_event_loop()
-    batcher = Batcher(encoder.encode, encoder.tokens_per_batch)
+    batcher = Batcher(encoder.submit, encoder.tokens_per_batch)
 
     async def embed(texts: Sequence[str]) -> object:
         job = await batcher.encode([one.ids for one in tokenizer.encode(texts)])

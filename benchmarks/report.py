@@ -98,7 +98,7 @@ def chart(figures: Mapping[str, Any], targets: Mapping[str, Mapping[str, float]]
     from matplotlib import pyplot
 
     compared = {name: by_dtype for name, by_dtype in ratios(figures).items() if name != "g"}
-    axes = pyplot.subplots(figsize=(10, 5), layout="constrained")[1]
+    figure, axes = pyplot.subplots(figsize=(10, 5), layout="constrained")
     for offset, dtype, colour in ((-0.2, "float32", "#3b76af"), (0.2, "bfloat16", "#ee8636")):
         rows = [row + offset for row in range(len(compared))]
         bars = axes.barh(rows, [by_dtype[dtype] for by_dtype in compared.values()], 0.38, color=colour, label=dtype)
@@ -111,7 +111,7 @@ def chart(figures: Mapping[str, Any], targets: Mapping[str, Mapping[str, float]]
     axes.set_xlabel("times better than sentence-transformers' defaults (the HTTP row: than one text a forward pass)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False)
-    axes.figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110)
 
 
 def read_targets() -> dict[str, dict[str, float]]:

