@@ -61,7 +61,7 @@ def _wrong_size(path: Path, pinned: PinnedFile) -> str | None:
 def _sha256(path: Path) -> str:
     """Hash a file in one call, mapped: read in blocks, a thread would wait for Python's global lock at every block.
 
-    Next to busy imports and the tokenizer's loading that wait made 3.6 s of 1.5 (measured, 1.26 GB).
+    Next to busy imports and the tokenizer's loading, 1.26 GB took 2.0 s in blocks of 8 MB and 1.5 s so (measured).
     """
     if path.stat().st_size == 0:
         return hashlib.sha256().hexdigest()  # an empty file cannot be mapped
