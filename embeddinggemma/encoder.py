@@ -95,20 +95,23 @@ def _load_model(engine: str) -> _LoadModel:
     raise ValueError(f"EMBEDDINGGEMMA_ENGINE is {engine!r}; it must be one of {', '.join(ENGINES)}")
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether the GPU, or the CPU, multiplies bfloat16 in hardware: emulated, it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def _choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """Float16 is no choice: it overflows to NaN (activations reach about 800,000)."""
     if dtype not in DTYPES:
         raise ValueError(f"EMBEDDINGGEMMA_DTYPE is {dtype!r}; it must be one of {', '.join(DTYPES)}")
-    if device.type == "cuda":
-        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        default = "bfloat16" if has_bfloat16 else "float32"
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        has_bfloat16 = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-        default = "float32"
-    if dtype == "bfloat16" and not has_bfloat16:
+    if dtype == "bfloat16" and not has_bfloat16(device):
         raise ValueError(f"EMBEDDINGGEMMA_DTYPE is bfloat16, which this {device.type} does not have; use auto")
-    return torch.float32 if (default if dtype == "auto" else dtype) == "float32" else torch.bfloat16
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" and has_bfloat16(device) else torch.float32
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
 
 
 def _check_bidirectional(model: Model) -> None:

@@ -22,7 +22,7 @@ class Linear:
 
     def __init__(self, weight: torch.Tensor, *, prepack: bool = True) -> None:
         """Take over ``weight`` [out, in], its device and dtype; ``prepack=False`` forces ``F.linear``."""
-        self.prepacked = prepack and weight.device.type == "cpu" and onednn_works()
+        self.prepacked = prepack and weight.device.type == "cpu" and onednn_works(weight.dtype)
         self.weight = _pack(weight) if self.prepacked else weight
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -43,13 +43,13 @@ def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     ``weight`` or its transpose must be contiguous: for any other strides oneDNN falls back to its reference
     code, which is a thousand times slower.
     """
-    return _onednn_product(x, weight) if x.dtype == torch.float32 and onednn_works() else F.linear(x, weight)
+    return _onednn_product(x, weight) if x.dtype == torch.float32 and onednn_works(x.dtype) else F.linear(x, weight)
 
 
 @cache
-def onednn_works() -> bool:
-    """Whether this PyTorch still has the private operators and they still compute what they are used for."""
-    x, weight = torch.linspace(-1, 1, 6).view(2, 3), torch.linspace(-1, 1, 12).view(4, 3)
+def onednn_works(dtype: torch.dtype) -> bool:
+    """Whether PyTorch has the private operators for this dtype on this CPU, and they compute what they should."""
+    x, weight = torch.linspace(-1, 1, 6).view(2, 3).to(dtype), torch.linspace(-1, 1, 12).view(4, 3).to(dtype)
     expected = F.linear(x, weight)
     gated = F.gelu(expected, approximate="tanh") * expected
     try:
@@ -62,7 +62,7 @@ def onednn_works() -> bool:
     except (AttributeError, RuntimeError, TypeError):
         return False
     pairs = zip(answers, (expected, expected, gated), strict=True)
-    return all(torch.allclose(answer, right, atol=1e-6) for answer, right in pairs)
+    return all(torch.allclose(answer, right, rtol=0, atol=8 * torch.finfo(dtype).eps) for answer, right in pairs)
 
 
 def _pack(weight: torch.Tensor) -> torch.Tensor:
