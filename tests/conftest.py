@@ -1,11 +1,8 @@
 """What the tests run against: the reference models, and the real server with the small one."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +11,8 @@ from typing import Any
 import pytest
 import requests
 
-PROJECT = Path(__file__).resolve().parent.parent
+from local_server import PROJECT, LocalServer
+
 SCRIPTS = PROJECT / "scripts"
 
 
@@ -56,32 +54,6 @@ class Server:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    started = Server(f"http://127.0.0.1:{port}", folder / "log")
-    command = [sys.executable, str(SCRIPTS / "serve"), "--weights", "small", "--port", str(port)]
-    environment = {**os.environ, "EMBEDDINGGEMMA_CACHE": str(folder / "cache")}
-    with started.log.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-    try:
-        _wait_until_ready(started, process)
-        yield started
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def _wait_until_ready(server: Server, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            status = requests.get(f"{server.url}/health-check", timeout=10).json()["status"]
-        except requests.ConnectionError:
-            status = "STARTING"
-        if status == "READY":
-            return
-        if status != "STARTING":
-            break
-        time.sleep(0.1)
-    pytest.fail(f"the server did not become ready:\n{server.log.read_text()}")
+    changes = {"EMBEDDINGGEMMA_CACHE": str(folder / "cache")}
+    with LocalServer(folder / "log", weights="small", changes=changes) as started:
+        yield Server(started.url, started.log)

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from tests.conftest import PROJECT
+from local_server import PROJECT
 
 
 def _pins(name: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from embeddinggemma.model import EmbeddingGemma
 from embeddinggemma.prompts import TASKS, add_prompt
 from embeddinggemma.tokenizer import Tokenizer
 from embeddinggemma.vectors import DIMENSIONS, Float32Array, finish
-from tests.conftest import PROJECT
+from local_server import PROJECT
 
 TOLERANCE = 2e-6
 TEXTS = [

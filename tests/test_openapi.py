@@ -9,7 +9,8 @@ import pytest
 import predict
 from embeddinggemma.prompts import TASKS
 from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES, OUTPUT_FORMATS
-from tests.conftest import PROJECT, SCRIPTS
+from local_server import PROJECT
+from tests.conftest import SCRIPTS
 
 
 def _inputs() -> dict[str, ast.Call]:

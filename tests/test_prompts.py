@@ -3,7 +3,7 @@ import json
 import pytest
 
 from embeddinggemma.prompts import TASKS, add_prompt
-from tests.conftest import PROJECT
+from local_server import PROJECT
 
 # https://ai.google.dev/gemma/docs/embeddinggemma/model_card#prompt-instructions
 MODEL_CARD = {

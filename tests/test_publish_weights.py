@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from embeddinggemma.manifest import Manifest, read_manifest
 from embeddinggemma.weights import ensure_weights
-from tests.conftest import PROJECT
+from local_server import PROJECT
 
 URL = "https://cdn.example/models"
 

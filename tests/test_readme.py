@@ -15,8 +15,9 @@ import pytest
 
 from embeddinggemma.prompts import TASKS, add_prompt
 from embeddinggemma.vectors import OUTPUT_DTYPES
+from local_server import PROJECT
 from predict import Predictor
-from tests.conftest import PROJECT, SCRIPTS, Server
+from tests.conftest import SCRIPTS, Server
 from tests.replicate_stand_in import replicate_stand_in
 
 README = (PROJECT / "README.md").read_text()
