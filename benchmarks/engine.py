@@ -43,10 +43,42 @@ def sentence_transformers(folder: Path, batch_size: int) -> Embed:
     return lambda texts: model.encode(list(texts), batch_size=batch_size, show_progress_bar=False)
 
 
+def matrix_products(folder: Path, dtype: str) -> Embed:
+    """Return what computes the matrix products of a forward pass and nothing else: the limit of our engine here."""
+    import torch
+
+    from embeddinggemma.encoder import load_encoder
+    from embeddinggemma.linear import gelu_gated
+    from embeddinggemma.model import EmbeddingGemma
+    from embeddinggemma.tokenizer import Tokenizer
+
+    tokenizer, encoder = Tokenizer(folder), load_encoder(folder, "native", dtype)
+    model = encoder.model
+    assert isinstance(model, EmbeddingGemma)
+
+    @torch.inference_mode()
+    def multiply(tokens: int) -> None:
+        x = torch.ones(tokens, model.config.hidden_size, device=model.device, dtype=model.dtype)
+        for layer in model.layers:
+            attended = layer.query_key_value(x)[:, : model.config.num_attention_heads * model.config.head_dim]
+            layer.attention_output(attended)
+            layer.down(gelu_gated(x, layer.gate, layer.up))
+        x.cpu()  # waits for a GPU
+
+    def embed(texts: Sequence[str]) -> None:
+        tokens = sum(len(one.ids) for one in tokenizer.encode(texts))
+        for start in range(0, tokens, encoder.tokens_per_batch):
+            encoder.thread.submit(multiply, min(encoder.tokens_per_batch, tokens - start)).result()
+
+    return embed
+
+
 def load(engine: str, folder: Path) -> Embed:
-    """Return the engine of this name: native-DTYPE or sentence-transformers-BATCH_SIZE."""
+    """Return the engine of this name: native-DTYPE, products-DTYPE or sentence-transformers-BATCH_SIZE."""
     kind, _, option = engine.rpartition("-")
-    return native(folder, option) if kind == "native" else sentence_transformers(folder, int(option))
+    if kind == "sentence-transformers":
+        return sentence_transformers(folder, int(option))
+    return {"native": native, "products": matrix_products}[kind](folder, option)
 
 
 def peak_megabytes() -> float:

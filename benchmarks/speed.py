@@ -24,9 +24,11 @@ class EngineProcess:
         )
         self._read()
 
-    def seconds(self, texts: Sequence[str]) -> float:
-        """Embed the texts once and return how long it took."""
-        return float(self._ask(texts))
+    def turn(self, load: Workload) -> list[float]:
+        """Embed the texts as often as a turn of this workload does, and return the seconds of the calls that count."""
+        if load.warm:
+            self._ask(load.texts)
+        return [float(self._ask(load.texts)) for _ in range(load.calls)]
 
     def peak_megabytes(self) -> float:
         """Return the most memory that the engine has held."""
@@ -62,14 +64,12 @@ def measure(
     seconds: dict[str, dict[str, list[float]]] = {engine: {load.name: [] for load in workloads} for engine in engines}
     with ExitStack() as stack:
         processes = {engine: stack.enter_context(EngineProcess(engine, folder)) for engine in engines}
-        for process in processes.values():
-            process.seconds(workloads[0].texts)
-        for turn in range(rounds):
+        for count in range(rounds):
             for load in workloads:
-                print(f"speed: round {turn + 1} of {rounds}, {load.title}", file=sys.stderr, flush=True)
-                for _ in range(load.repetitions):
+                print(f"speed: round {count + 1} of {rounds}, {load.title}", file=sys.stderr, flush=True)
+                for _ in range(load.turns):
                     for engine, process in processes.items():
-                        seconds[engine][load.name].append(process.seconds(load.texts))
+                        seconds[engine][load.name] += process.turn(load)
         peaks = {engine: process.peak_megabytes() for engine, process in processes.items()}
     return {
         engine: {name: statistics.median(times) for name, times in seconds[engine].items()} | {"g": peaks[engine]}

@@ -1,0 +1,197 @@
+"""Container start to READY to first vector, cold and warm cache, from a CDN on loopback, through the real server."""
+
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from benchmarks.original import fetch
+from embeddinggemma.manifest import read_manifest
+from local_server import free_port, start_container, wait_until_ready
+
+OURS, UNVERIFIED, ORIGINAL = "ours", "ours without digests", "original"
+_PREDICTORS = {
+    OURS: "predict.py:Predictor",
+    UNVERIFIED: "benchmarks/unverified.py:Predictor",
+    ORIGINAL: "benchmarks/original.py:Predictor",
+}
+_STAGES = {
+    "download": r"^download: .* MB in ([\d.]+) s",
+    "verify": r"^verify: .*?([\d.]+) s",
+    "load": r"^load: ([\d.]+) s",
+    "warm-up": r"^warm-up: ([\d.]+) s",
+}
+_TITLES = {
+    "warm": "warm cache, ours over the original's way",
+    "cold": "cold cache, beyond the bare transfer, in parts of the warm start",
+    "verify_cold": "what the digests add to a cold start",
+    "verify_warm": "what the digests add to a warm start",
+}
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a container: seconds from the process's start until it is READY, and until the first vector."""
+
+    ready: float
+    vector: float
+    stages: dict[str, float]
+    """Seconds of the stages that its log names; some overlap with others and with the imports."""
+
+
+def start(way: str, environment: Mapping[str, str], log: Path) -> Start:
+    """Start a container, ask it for one vector, and stop it."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with log.open("wb") as output:
+        started = time.perf_counter()
+        process = start_container(port, environment, slots=1, predictor=_PREDICTORS[way], log=output)
+    try:
+        wait_until_ready(process, url, pause=0.03)
+        ready = time.perf_counter() - started
+        answer = requests.post(f"{url}/predictions", json={"input": {"text": "first"}}, timeout=60).json()
+        vector = time.perf_counter() - started
+    finally:
+        process.terminate()
+        process.wait()
+    if answer.get("status") != "succeeded":
+        raise RuntimeError(f"{way}: {answer}")
+    said = log.read_text()
+    # The lines of other programs lie between ours; of several lines of a stage the sum counts.
+    found = {stage: [float(one) for one in re.findall(line, said, re.MULTILINE)] for stage, line in _STAGES.items()}
+    return Start(ready, vector, {stage: sum(seconds) for stage, seconds in found.items() if seconds})
+
+
+def measure(model: Path, rounds: int) -> dict[str, Any]:
+    """Return the median seconds of each way and fetcher, with a cold and then a warm cache, by turns.
+
+    model: the folder of a reference model, with its manifest.
+    """
+    pget = shutil.which(os.environ.get("PGET", "pget"))
+    starts: dict[str, list[Start]] = {}
+    transfers: dict[str, list[float]] = {}
+    with _cdn(model) as url, tempfile.TemporaryDirectory(dir=model.parent, prefix="cold-start-") as scratch:
+        for turn in range(rounds):
+            for fetcher in ["http", *(["pget"] if pget else [])]:
+                path = _search_path(pget if fetcher == "pget" else None, Path(scratch))
+                folder = Path(scratch) / "transfer"
+                began = time.perf_counter()
+                fetch(url, _files(model), folder, pget if fetcher == "pget" else None)
+                transfers.setdefault(fetcher, []).append(time.perf_counter() - began)
+                shutil.rmtree(folder)
+                for way in _PREDICTORS:
+                    cache = Path(scratch) / "cache"
+                    for state in ("cold", "warm"):
+                        print(f"start: round {turn + 1} of {rounds}, {way}, {fetcher}, {state}", file=sys.stderr)
+                        found = start(way, _environment(model, url, cache) | {"PATH": path}, Path(scratch) / "log")
+                        starts.setdefault(f"{way}, {fetcher}, {state}", []).append(found)
+                    shutil.rmtree(cache)
+    return {
+        "transfer": {fetcher: statistics.median(seconds) for fetcher, seconds in transfers.items()},
+        "starts": {name: asdict(_median(runs)) for name, runs in starts.items()},
+    }
+
+
+def compare(figures: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return, for each measure and fetcher, what the targets limit."""
+    compared: dict[str, dict[str, float]] = {}
+    for fetcher, transfer in figures["transfer"].items():
+        seconds = {
+            (way, state): figures["starts"][f"{way}, {fetcher}, {state}"]["vector"]
+            for way in _PREDICTORS
+            for state in ("cold", "warm")
+        }
+        measures = {
+            "warm": seconds[OURS, "warm"] / seconds[ORIGINAL, "warm"],
+            "cold": (seconds[OURS, "cold"] - transfer) / seconds[OURS, "warm"],
+            "verify_cold": seconds[OURS, "cold"] / seconds[UNVERIFIED, "cold"] - 1,
+            "verify_warm": seconds[OURS, "warm"] / seconds[UNVERIFIED, "warm"] - 1,
+        }
+        for name, value in measures.items():
+            compared.setdefault(name, {})[fetcher] = value
+    return compared
+
+
+def shortfalls(figures: Mapping[str, Any], targets: Mapping[str, float]) -> list[str]:
+    """Return a line for each figure that exceeds its target."""
+    return [
+        f"{_TITLES[name]}, {fetcher}: {value:.2f}, target {targets[name]}"
+        for name, by_fetcher in compare(figures).items()
+        for fetcher, value in by_fetcher.items()
+        if value > targets[name]
+    ]
+
+
+def table(figures: Mapping[str, Any], targets: Mapping[str, float]) -> str:
+    """Return the figures as Markdown."""
+    transfers = [f"{seconds:.2f} s with {fetcher}" for fetcher, seconds in figures["transfer"].items()]
+    lines = [
+        f"Machine: {figures['machine']}. Medians of {figures['rounds']} rounds, seconds from the start of the server's "
+        f"process; the files come from a server on the same machine. The bare transfer takes {', '.join(transfers)}.",
+        "",
+        "| start | READY | first vector | download | verify | load | warm-up |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, found in figures["starts"].items():
+        stages = [f"{found['stages'][stage]:.2f}" if stage in found["stages"] else "" for stage in _STAGES]
+        lines.append(f"| {name} | {found['ready']:.2f} | {found['vector']:.2f} | {' | '.join(stages)} |")
+    lines += ["", "| | fetcher | | target, at most |", "| --- | --- | --- | --- |"]
+    for measure_name, by_fetcher in compare(figures).items():
+        for fetcher, value in by_fetcher.items():
+            lines.append(f"| {_TITLES[measure_name]} | {fetcher} | {value:.2f} | {targets[measure_name]} |")
+    if "pget" not in figures["transfer"]:
+        lines += ["", "pget was not measured: there is none on PATH, and PGET names none."]
+    return "\n".join(lines) + "\n"
+
+
+@contextmanager
+def _cdn(folder: Path) -> Iterator[str]:
+    command = [sys.executable, "-m", "benchmarks.cdn", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        process.kill()
+
+
+def _files(model: Path) -> list[str]:
+    return [file.path for file in read_manifest(model / "weights_manifest.json").files]
+
+
+def _search_path(pget: str | None, scratch: Path) -> str:
+    """Return a PATH that has Python and, if given, pget, whatever else lies beside that."""
+    programs = scratch / "programs"
+    shutil.rmtree(programs, ignore_errors=True)
+    programs.mkdir()
+    (programs / "python").symlink_to(sys.executable)
+    if pget:
+        (programs / "pget").symlink_to(pget)
+    return str(programs)
+
+
+def _environment(model: Path, url: str, cache: Path) -> dict[str, str]:
+    return {
+        "EMBEDDINGGEMMA_MANIFEST": str(model / "weights_manifest.json"),
+        "EMBEDDINGGEMMA_WEIGHTS_URL": url,
+        "EMBEDDINGGEMMA_CACHE": str(cache),
+        "EMBEDDINGGEMMA_DTYPE": "float32",
+        "ORIGINAL_URL": url,
+        "ORIGINAL_FOLDER": str(cache / "original"),
+        "ORIGINAL_FILES": json.dumps(_files(model)),
+    }
+
+
+def _median(runs: list[Start]) -> Start:
+    stages = {stage: statistics.median(run.stages.get(stage, 0.0) for run in runs) for stage in runs[0].stages}
+    return Start(statistics.median(run.ready for run in runs), statistics.median(run.vector for run in runs), stages)
