@@ -84,7 +84,7 @@ def measure(model: Path, rounds: int) -> dict[str, Any]:
     transfers: dict[str, list[float]] = {}
     with _cdn(model) as url, tempfile.TemporaryDirectory(dir=model.parent, prefix="cold-start-") as scratch:
         for turn in range(rounds):
-            for fetcher in ["http", *(["pget"] if pget else [])]:
+            for fetcher in ["http", "pget"] if pget else ["http"]:
                 path = _search_path(pget if fetcher == "pget" else None, Path(scratch))
                 folder = Path(scratch) / "transfer"
                 began = time.perf_counter()
@@ -104,7 +104,7 @@ def measure(model: Path, rounds: int) -> dict[str, Any]:
     }
 
 
-def compare(figures: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def compare(figures: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
     """Return, for each measure and fetcher, what the targets limit."""
     compared: dict[str, dict[str, float]] = {}
     for fetcher, transfer in figures["transfer"].items():

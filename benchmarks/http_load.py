@@ -26,6 +26,8 @@ class Load:
     p99_ms: float
     beside_encoder_ms: float
     """Median of what a request takes besides the encoder's call and the wait for it."""
+    outside_predict_ms: float
+    """Median of the part of that which passes outside predict(): in Cog's server and the client."""
 
 
 def run_load(port: int, texts: Sequence[str], connections: int, seconds: float) -> Load:
@@ -33,6 +35,7 @@ def run_load(port: int, texts: Sequence[str], connections: int, seconds: float) 
     bodies = cycle([json.dumps({"input": {"text": text, "task": "retrieval_query"}}) for text in texts])
     latencies: list[float] = []
     beside_encoder_ms: list[float] = []
+    outside_predict_ms: list[float] = []
     ends = time.perf_counter() + seconds
 
     def client() -> None:
@@ -46,8 +49,9 @@ def run_load(port: int, texts: Sequence[str], connections: int, seconds: float) 
             if answer.get("status") != "succeeded":
                 raise RuntimeError(answer)
             latencies.append(time.perf_counter() - started)
-            metrics = answer["metrics"]
-            beside_encoder_ms.append(latencies[-1] * 1000 - metrics["queue_ms"] - metrics["encode_ms"])
+            milliseconds, metrics = latencies[-1] * 1000, answer["metrics"]
+            beside_encoder_ms.append(milliseconds - metrics["queue_ms"] - metrics["encode_ms"])
+            outside_predict_ms.append(milliseconds - answer["output"]["processing_time_ms"])
 
     began = time.perf_counter()
     threads = [threading.Thread(target=client) for _ in range(connections)]
@@ -57,8 +61,13 @@ def run_load(port: int, texts: Sequence[str], connections: int, seconds: float) 
         thread.join()
     elapsed = time.perf_counter() - began
     percentiles = statistics.quantiles(latencies, n=100)
-    beside = statistics.median(beside_encoder_ms)
-    return Load(len(latencies) / elapsed, percentiles[49] * 1000, percentiles[98] * 1000, beside)
+    return Load(
+        len(latencies) / elapsed,
+        percentiles[49] * 1000,
+        percentiles[98] * 1000,
+        statistics.median(beside_encoder_ms),
+        statistics.median(outside_predict_ms),
+    )
 
 
 def measure(
