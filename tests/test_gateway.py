@@ -23,7 +23,8 @@ from starlette.testclient import TestClient
 
 from embeddinggemma.vectors import OUTPUT_DTYPES
 from gateway import gateway_app
-from tests.conftest import Server
+from tests.conftest import SCRIPTS, Server, running_gateway
+from tests.test_predictions import LONG
 
 MODEL = "someone/embeddinggemma-300m"
 VERSION = "5c7d5dc6dd8bf75c1acaa8565735e7986bc5b66206b55cca93cb72c9bf15ccaa"
@@ -39,8 +40,6 @@ INPUTS: list[dict[str, Any]] = [
 EMPTY, EMPTY_MESSAGE = {"text": " "}, "text is empty; every text needs at least one character that is not white space"
 REFUSED = {"text": "a", "embedding_dim": 300}
 REFUSED_MESSAGE = "- input.embedding_dim: 300 is not one of [768,512,256,128]\n"
-LONG = {"texts": ["word " * 1500] * 1024, "output_dtype": "ubinary"}  # a minute's work, where nothing cancels it
-ENDED = ("succeeded", "failed", "canceled")
 
 
 @pytest.fixture
@@ -268,6 +267,13 @@ def test_a_prediction_has_replicates_shape(gateway: str) -> None:
     }
 
 
+def test_a_version_may_name_its_model(gateway: str) -> None:
+    for version, model in ((VERSION, "local/container"), (f"{MODEL}:{VERSION}", MODEL)):
+        body = {"version": version, "input": {"text": "a"}}
+        prediction = requests.post(f"{gateway}/v1/predictions", json=body, timeout=10).json()
+        assert (prediction["model"], prediction["version"]) == (model, VERSION)
+
+
 def test_logs_tell_of_truncation(gateway: str) -> None:
     prediction = create(gateway, {"text": "word " * 3000}, prefer="wait").json()
     assert prediction["logs"] == "texts[0] has 3,009 tokens; the first 2,048 were kept\n"
@@ -383,6 +389,16 @@ def test_the_clients_can_look_up_the_model_and_its_version(
     assert (
         javascript(f"answer((await replicate.models.versions.get('{owner}', '{name}', 'x')).openapi_schema);") == schema
     )
+
+
+def test_no_text_is_logged(server: Server) -> None:
+    with running_gateway([SCRIPTS / "replicate_gateway", "--container", server.url, "--port", "0"]) as (url, process):
+        for inputs in ({"text": "marzipan"}, {"text": ["marzipan"]}, {"text": "marzipan", "texts": ["marzipan"]}):
+            assert "marzipan" in create(url, inputs, prefer="wait").text
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+    assert "Finished server process" in said
+    assert "marzipan" not in said
 
 
 def test_a_container_that_is_not_there_is_named() -> None:
