@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import replicate.client
 import requests
 
 from local_server import PROJECT, LocalServer
+from tests.replicate_stand_in import replicate_stand_in
 
 SCRIPTS = PROJECT / "scripts"
 
@@ -57,3 +59,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     changes = {"EMBEDDINGGEMMA_CACHE": str(folder / "cache")}
     with LocalServer(folder / "log", weights="small", changes=changes) as started:
         yield Server(started.url, started.log)
+
+
+@pytest.fixture
+def replicate_model(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a model that replicate.run() finds: the container, behind a stand-in for Replicate."""
+    with replicate_stand_in(server.url) as url:
+        monkeypatch.setattr(replicate, "run", replicate.client.Client(api_token="none", base_url=url).run)
+        yield "your-name/embeddinggemma-300m"
