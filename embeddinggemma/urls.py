@@ -23,7 +23,7 @@ def check_url(url: str) -> None:
         raise UnsafeUrlError("a source's URL cannot be read") from None
     if re.search(r"\s", url) or not host:
         raise UnsafeUrlError(f"{shown(url)} is not a URL with a host and without white space")
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
         raise UnsafeUrlError(f"{shown(url)} is not an https address (http is allowed to this machine only)")
 
 
@@ -49,7 +49,8 @@ def scrubbed(text: str) -> str:
     return re.sub(r"\w+://[^\s\"'<>]+", lambda found: shown(found[0]), text)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a URL's host is this machine itself."""
     if host == "localhost":
         return True
     try:
