@@ -40,7 +40,7 @@ def _from_container(url: str, inputs: dict[str, Any]) -> Any:
     with requests.Session() as session:
         session.mount(url, HTTPAdapter(max_retries=_AGAIN))
         try:
-            prediction = session.post(f"{url}/predictions", json={"input": inputs}, timeout=600).json()
+            prediction = session.post(f"{url.rstrip('/')}/predictions", json={"input": inputs}, timeout=600).json()
         except requests.ConnectionError as error:
             raise ConnectionError(f"no container answers at {url}, EMBEDDINGGEMMA_URL: {error}") from None
     if prediction.get("status") != "succeeded":

@@ -1,5 +1,6 @@
 """What the tests run against: the reference models, and the real server with the small one."""
 
+import base64
 import json
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import replicate.client
 import requests
@@ -51,6 +54,11 @@ class Server:
         assert prediction.get("status") == "succeeded", json.dumps(prediction)[:500]
         output: dict[str, Any] = prediction["output"]
         return output
+
+    def embed(self, texts: list[str], task: str, **inputs: Any) -> npt.NDArray[np.float32]:
+        """Return the vectors of texts, [texts, dimension]."""
+        output = self.predict(texts=texts, task=task, **inputs)
+        return np.frombuffer(base64.b64decode(output["embedding"]), "<f4").reshape(output["shape"])
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ TEXTS = ["Mars is red.", "Venus is hot."]
 
 
 def test_the_vectors_are_the_containers(server: Server) -> None:
-    vectors = embed(TEXTS, "clustering", server.url)
+    vectors = embed(TEXTS, "clustering", f"{server.url}/")
     listed = server.predict(texts=TEXTS, task="clustering", output_format="array")["embedding"]
     assert vectors.dtype == np.float32
     assert np.abs(vectors - listed).max() < 1e-5

@@ -40,18 +40,14 @@ def _run(server: Server, name: str, *arguments: str) -> str:
     return finished.stdout
 
 
-def _vectors(server: Server, texts: list[str], task: str) -> npt.NDArray[np.float64]:
-    return np.array(server.predict(texts=texts, task=task, output_format="array")["embedding"])
-
-
-def _similarities(server: Server, documents: list[str], query: str, task: str) -> npt.NDArray[np.float64]:
-    similarities: npt.NDArray[np.float64] = (
-        _vectors(server, documents, "retrieval_document") @ _vectors(server, [query], task)[0]
+def _similarities(server: Server, documents: list[str], query: str, task: str) -> npt.NDArray[np.float32]:
+    similarities: npt.NDArray[np.float32] = (
+        server.embed(documents, "retrieval_document") @ server.embed([query], task)[0]
     )
     return similarities
 
 
-def _ranked(texts: list[str], scores: npt.NDArray[np.float64]) -> list[tuple[Any, str]]:
+def _ranked(texts: list[str], scores: npt.NDArray[np.float32]) -> list[tuple[Any, str]]:
     """Return the texts by falling score, each score to be compared with its four printed decimals."""
     return [(pytest.approx(scores[position], abs=1e-4), texts[position]) for position in np.argsort(-scores)]
 
@@ -109,9 +105,9 @@ def test_classification_gives_the_label_of_the_nearest_mean(server: Server, text
     arguments = [] if texts == classification.TEXTS else texts
     lines = _run(server, "classification.py", *arguments).splitlines()
     labels = list(classification.EXAMPLES)
-    means = [_vectors(server, examples, "classification").mean(axis=0) for examples in classification.EXAMPLES.values()]
+    means = [server.embed(examples, "classification").mean(axis=0) for examples in classification.EXAMPLES.values()]
     for text, vector, head, scores in zip(
-        texts, _vectors(server, texts, "classification"), lines[::2], lines[1::2], strict=True
+        texts, server.embed(texts, "classification"), lines[::2], lines[1::2], strict=True
     ):
         cosines = [float(mean @ vector / np.linalg.norm(mean)) for mean in means]
         assert head == f"{labels[int(np.argmax(cosines))]}: {text}"
@@ -123,7 +119,7 @@ def test_duplicates_are_the_pairs_above_the_threshold(server: Server, threshold:
     arguments = [] if threshold == duplicates.THRESHOLD else [str(threshold)]
     title, *lines = _run(server, "duplicates.py", *arguments).splitlines()
     texts = duplicates.TEXTS
-    vectors = _vectors(server, texts, "semantic_similarity")
+    vectors = server.embed(texts, "semantic_similarity")
     pairs = [
         (float(vectors[first] @ vectors[second]), texts[first], texts[second])
         for second in range(len(texts))
@@ -142,7 +138,7 @@ def test_clustering_puts_each_text_into_the_group_with_the_nearest_mean(server: 
     members = [[text for _, text in _scored(part)] for part in parts]
     assert len(members) == groups
     assert sorted(chain.from_iterable(members)) == sorted(clustering.TEXTS)
-    vectors = [_vectors(server, group, "clustering") for group in members]
+    vectors = [server.embed(group, "clustering") for group in members]
     means = np.stack([group.mean(axis=0) for group in vectors])
     for position, (group, part) in enumerate(zip(vectors, parts, strict=True)):
         distances = np.linalg.norm(group[:, None] - means, axis=2)
@@ -150,6 +146,13 @@ def test_clustering_puts_each_text_into_the_group_with_the_nearest_mean(server: 
         printed = [score for score, _ in _scored(part)]
         assert printed == sorted(printed)
         assert printed == pytest.approx(distances[:, position].tolist(), abs=1e-4)
+
+
+def test_the_readmes_command_runs_as_printed(server: Server) -> None:
+    [command] = re.findall(r"`(\.venv/bin/python examples/.*)`", README)
+    environment = {**os.environ, "EMBEDDINGGEMMA_URL": server.url}
+    printed = subprocess.run(command, shell=True, cwd=PROJECT, env=environment, check=True, capture_output=True)  # noqa: S602
+    assert printed.stdout.decode() == _run(server, "semantic_search.py")
 
 
 def test_every_example_is_under_sixty_lines() -> None:

@@ -1,7 +1,6 @@
 """examples/langchain_embeddings.py, with LangChain itself."""
 
 import asyncio
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,24 +13,20 @@ DOCUMENTS = ["Mars is red.", "Venus is hot.", "Jupiter is large.", "Saturn has r
 QUERY = "Which planet is red?"
 
 
-def _expected(server: Server, texts: list[str], task: str, **inputs: Any) -> Any:
-    return np.array(server.predict(texts=texts, task=task, output_format="array", **inputs)["embedding"])
-
-
 def test_documents_and_queries_have_tasks_of_their_own(server: Server) -> None:
     embeddings = EmbeddingGemma(server.url)
     documents = embeddings.embed_documents(DOCUMENTS)
-    assert np.abs(documents - _expected(server, DOCUMENTS, "retrieval_document")).max() < 1e-5
+    assert np.abs(documents - server.embed(DOCUMENTS, "retrieval_document")).max() < 1e-5
     query = embeddings.embed_query(QUERY)
-    assert np.abs(query - _expected(server, [QUERY], "retrieval_query")[0]).max() < 1e-5
+    assert np.abs(query - server.embed([QUERY], "retrieval_query")[0]).max() < 1e-5
     assert isinstance(query[0], float)
 
 
 def test_the_query_task_and_the_dimension_can_be_chosen(server: Server) -> None:
     embeddings = EmbeddingGemma(server.url, query_task="question_answering", embedding_dim=256)
-    query = _expected(server, [QUERY], "question_answering", embedding_dim=256)[0]
+    query = server.embed([QUERY], "question_answering", embedding_dim=256)[0]
     assert np.abs(embeddings.embed_query(QUERY) - query).max() < 1e-5
-    documents = _expected(server, DOCUMENTS, "retrieval_document", embedding_dim=256)
+    documents = server.embed(DOCUMENTS, "retrieval_document", embedding_dim=256)
     assert np.abs(embeddings.embed_documents(DOCUMENTS) - documents).max() < 1e-5
 
 
@@ -50,7 +45,7 @@ def test_a_vector_store_finds_what_numpy_finds(server: Server) -> None:
     store = InMemoryVectorStore(EmbeddingGemma(server.url))
     store.add_texts(DOCUMENTS)
     found = store.similarity_search_with_score(QUERY, k=3)
-    similarities = _expected(server, DOCUMENTS, "retrieval_document") @ _expected(server, [QUERY], "retrieval_query")[0]
+    similarities = server.embed(DOCUMENTS, "retrieval_document") @ server.embed([QUERY], "retrieval_query")[0]
     best = np.argsort(-similarities)[:3]
     assert [document.page_content for document, _ in found] == [DOCUMENTS[position] for position in best]
     assert [score for _, score in found] == pytest.approx(similarities[best].tolist(), abs=1e-5)
@@ -77,6 +72,6 @@ def test_the_containers_refusal_is_raised(server: Server) -> None:
 def test_a_model_on_replicate_gives_the_containers_vectors(server: Server, replicate_model: str) -> None:
     embeddings = EmbeddingGemma(replicate_model)
     documents = embeddings.embed_documents(DOCUMENTS)
-    assert np.abs(documents - _expected(server, DOCUMENTS, "retrieval_document")).max() < 1e-5
+    assert np.abs(documents - server.embed(DOCUMENTS, "retrieval_document")).max() < 1e-5
     query = asyncio.run(embeddings.aembed_query(QUERY))
-    assert np.abs(query - _expected(server, [QUERY], "retrieval_query")[0]).max() < 1e-5
+    assert np.abs(query - server.embed([QUERY], "retrieval_query")[0]).max() < 1e-5

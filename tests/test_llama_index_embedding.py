@@ -15,24 +15,20 @@ DOCUMENTS = ["Mars is red.", "Venus is hot.", "Jupiter is large.", "Saturn has r
 QUERY = "Which planet is red?"
 
 
-def _expected(server: Server, texts: list[str], task: str, **inputs: Any) -> Any:
-    return np.array(server.predict(texts=texts, task=task, output_format="array", **inputs)["embedding"])
-
-
 def test_documents_and_queries_have_tasks_of_their_own(server: Server) -> None:
     embedding = EmbeddingGemma(where=server.url)
-    expected = _expected(server, DOCUMENTS, "retrieval_document")
+    expected = server.embed(DOCUMENTS, "retrieval_document")
     assert np.abs(embedding.get_text_embedding_batch(DOCUMENTS) - expected).max() < 1e-5
     assert np.abs(embedding.get_text_embedding(DOCUMENTS[0]) - expected[0]).max() < 1e-5
-    query = _expected(server, [QUERY], "retrieval_query")[0]
+    query = server.embed([QUERY], "retrieval_query")[0]
     assert np.abs(embedding.get_query_embedding(QUERY) - query).max() < 1e-5
 
 
 def test_the_query_task_and_the_dimension_can_be_chosen(server: Server) -> None:
     embedding = EmbeddingGemma(where=server.url, query_task="code_retrieval", embedding_dim=128)
-    query = _expected(server, [QUERY], "code_retrieval", embedding_dim=128)[0]
+    query = server.embed([QUERY], "code_retrieval", embedding_dim=128)[0]
     assert np.abs(embedding.get_query_embedding(QUERY) - query).max() < 1e-5
-    documents = _expected(server, DOCUMENTS, "retrieval_document", embedding_dim=128)
+    documents = server.embed(DOCUMENTS, "retrieval_document", embedding_dim=128)
     assert np.abs(embedding.get_text_embedding_batch(DOCUMENTS) - documents).max() < 1e-5
 
 
@@ -47,17 +43,17 @@ def test_asynchronous_calls_give_the_same_vectors(server: Server) -> None:
         )
 
     documents, document, query = asyncio.run(all_three())
-    expected = _expected(server, DOCUMENTS, "retrieval_document")
+    expected = server.embed(DOCUMENTS, "retrieval_document")
     assert np.abs(documents - expected).max() < 1e-5
     assert np.abs(document - expected[0]).max() < 1e-5
-    assert np.abs(query - _expected(server, [QUERY], "retrieval_query")[0]).max() < 1e-5
+    assert np.abs(query - server.embed([QUERY], "retrieval_query")[0]).max() < 1e-5
 
 
 def test_an_index_finds_what_numpy_finds(server: Server) -> None:
     nodes = [TextNode(text=document) for document in DOCUMENTS]
     index = VectorStoreIndex(nodes, embed_model=EmbeddingGemma(where=server.url))
     found = index.as_retriever(similarity_top_k=3).retrieve(QUERY)
-    similarities = _expected(server, DOCUMENTS, "retrieval_document") @ _expected(server, [QUERY], "retrieval_query")[0]
+    similarities = server.embed(DOCUMENTS, "retrieval_document") @ server.embed([QUERY], "retrieval_query")[0]
     best = np.argsort(-similarities)[:3]
     assert [node.get_content() for node in found] == [DOCUMENTS[position] for position in best]
     assert [node.score for node in found] == pytest.approx(similarities[best].tolist(), abs=1e-5)
@@ -83,7 +79,7 @@ def test_the_containers_refusal_is_raised(server: Server) -> None:
 
 def test_a_model_on_replicate_gives_the_containers_vectors(server: Server, replicate_model: str) -> None:
     embedding = EmbeddingGemma(where=replicate_model)
-    expected = _expected(server, DOCUMENTS, "retrieval_document")
+    expected = server.embed(DOCUMENTS, "retrieval_document")
     assert np.abs(embedding.get_text_embedding_batch(DOCUMENTS) - expected).max() < 1e-5
     query = asyncio.run(embedding.aget_query_embedding(QUERY))
-    assert np.abs(query - _expected(server, [QUERY], "retrieval_query")[0]).max() < 1e-5
+    assert np.abs(query - server.embed([QUERY], "retrieval_query")[0]).max() < 1e-5

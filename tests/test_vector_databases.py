@@ -32,9 +32,9 @@ def folder(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `vectors` holds the texts in three Parquet files."""
     folder = tmp_path_factory.mktemp("databases")
     (folder / "vectors").mkdir()
-    embedded = _embed(server, TEXTS, "retrieval_document")
+    embedded = server.embed(TEXTS, "retrieval_document")
     for number, rows in enumerate(np.array_split(np.arange(len(TEXTS)), 3)):
-        values = pa.array(embedded[rows].astype(np.float32).ravel())
+        values = pa.array(embedded[rows].ravel())
         columns = {
             "id": [f"row {row}" for row in rows],
             "text": [TEXTS[row] for row in rows],
@@ -68,10 +68,6 @@ def postgres() -> Iterator[str]:
         run("pg_ctl", "stop", "-D", "cluster")
 
 
-def _embed(server: Server, texts: list[str], task: str) -> Any:
-    return np.array(server.predict(texts=texts, task=task, output_format="array")["embedding"])
-
-
 def _found(server: Server, folder: Path, program: str, **variables: str) -> list[tuple[float, str, str]]:
     """Return what a program prints, line by line, after it ran in the folder."""
     finished = subprocess.run(
@@ -96,8 +92,8 @@ def _found(server: Server, folder: Path, program: str, **variables: str) -> list
 @pytest.fixture(scope="module")
 def nearest(server: Server) -> list[tuple[Any, str, str]]:
     """The three texts with the highest cosine."""
-    [question] = _embed(server, [QUESTION], "retrieval_query")
-    cosines = _embed(server, TEXTS, "retrieval_document") @ question
+    [question] = server.embed([QUESTION], "retrieval_query")
+    cosines = server.embed(TEXTS, "retrieval_document") @ question
     best = np.argsort(-cosines)[:3]
     return [(pytest.approx(cosines[row], abs=1e-4), f"row {row}", TEXTS[row]) for row in best]
 
