@@ -2,9 +2,11 @@
 
 import base64
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,6 @@ import replicate.client
 import requests
 
 from local_server import PROJECT, LocalServer
-from tests.replicate_stand_in import replicate_stand_in
 
 SCRIPTS = PROJECT / "scripts"
 
@@ -69,9 +70,39 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield Server(started.url, started.log)
 
 
+@contextmanager
+def running_gateway(command: Sequence[str | Path]) -> Iterator[str]:
+    """Run scripts/replicate_gateway by a command, and yield the URL that it says it serves."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            said = (re.search(r"running on (http://127\.0\.0\.1:\d+)", line) for line in process.stderr)
+            yield next(found[1] for found in said if found)
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="session")
+def gateway(server: Server) -> Iterator[str]:
+    """The URL of scripts/replicate_gateway in front of the server."""
+    with running_gateway([SCRIPTS / "replicate_gateway", "--container", server.url, "--port", "0"]) as url:
+        yield url
+
+
 @pytest.fixture
-def replicate_model(server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of a model that replicate.run() finds: the container, behind a stand-in for Replicate."""
-    with replicate_stand_in(server.url) as url:
-        monkeypatch.setattr(replicate, "run", replicate.client.Client(api_token="none", base_url=url).run)
-        yield "your-name/embeddinggemma-300m"
+def replicate_model(gateway: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a model that replicate.run() finds: the container, behind the gateway."""
+    monkeypatch.setattr(replicate, "run", replicate.client.Client(api_token="none", base_url=gateway).run)
+    return "your-name/embeddinggemma-300m"
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """The folder in which Node.js finds what tests/package.json pins."""
+    folder = PROJECT / ".cache" / "node"
+    folder.mkdir(parents=True, exist_ok=True)
+    package = (PROJECT / "tests" / "package.json").read_text()
+    if not (folder / "node_modules").exists() or (folder / "package.json").read_text() != package:
+        (folder / "package.json").write_text(package)
+        subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True)
+    return folder

@@ -29,9 +29,11 @@ TEXTS = [f"{subject} {verb}, in chapter {number}." for number in range(8) for su
 
 @pytest.fixture(scope="module")
 def folder(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which `vectors` holds the texts in three Parquet files."""
+    """A folder in which `vectors` holds the texts in three Parquet files, and notes that readers are to skip."""
     folder = tmp_path_factory.mktemp("databases")
-    (folder / "vectors").mkdir()
+    (folder / "vectors" / "_rejects").mkdir(parents=True)
+    (folder / "vectors" / "_rejects" / "part-0.jsonl").write_text("{}\n")
+    (folder / "vectors" / "_notes.json").write_text("{}\n")
     embedded = server.embed(TEXTS, "retrieval_document")
     for number, rows in enumerate(np.array_split(np.arange(len(TEXTS)), 3)):
         values = pa.array(embedded[rows].ravel())
