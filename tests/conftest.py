@@ -1,5 +1,6 @@
 """What the tests run against: the reference models, and the real server with the small one."""
 
+import base64
 import json
 import re
 import shutil
@@ -11,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+import replicate.client
 import requests
 
 from local_server import PROJECT, LocalServer
@@ -53,6 +57,11 @@ class Server:
         output: dict[str, Any] = prediction["output"]
         return output
 
+    def embed(self, texts: list[str], task: str, **inputs: Any) -> npt.NDArray[np.float32]:
+        """Return the vectors of texts, [texts, dimension]."""
+        output = self.predict(texts=texts, task=task, **inputs)
+        return np.frombuffer(base64.b64decode(output["embedding"]), "<f4").reshape(output["shape"])
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -79,6 +88,13 @@ def gateway(server: Server) -> Iterator[str]:
     """The URL of scripts/replicate_gateway in front of the server."""
     with running_gateway([SCRIPTS / "replicate_gateway", "--container", server.url, "--port", "0"]) as (url, _):
         yield url
+
+
+@pytest.fixture
+def replicate_model(gateway: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a model that replicate.run() finds: the container, behind the gateway."""
+    monkeypatch.setattr(replicate, "run", replicate.client.Client(api_token="none", base_url=gateway).run)
+    return "your-name/embeddinggemma-300m"
 
 
 @pytest.fixture(scope="session")

@@ -35,14 +35,23 @@ def test_pget_is_pinned_and_checked() -> None:
 
 
 def test_every_requirement_is_pinned_with_its_reason() -> None:
-    for name in ("requirements.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-dev.txt", "examples/requirements.txt"):
         for line in (PROJECT / name).read_text().splitlines():
             assert not line or line.startswith("#") or re.match(r"[\w-]+==\S+", line), line
-    for line in (PROJECT / "requirements.txt").read_text().splitlines()[1:]:
-        assert re.search(r"\s# .{10,}", line), f"{line} has no reason"
+    for name in ("requirements.txt", "examples/requirements.txt"):
+        for line in (PROJECT / name).read_text().splitlines()[1:]:
+            assert re.search(r"\s# .{10,}", line), f"{line} has no reason"
 
 
 def test_the_local_environment_has_the_images_packages_but_for_torch() -> None:
     image, local = _pins("requirements.txt"), _pins("requirements-dev.txt")
     assert image.pop("torch") == "2.11.0"  # the newest that has a CUDA base image in Cog
     assert image.items() <= local.items()
+
+
+def test_the_examples_packages_are_those_of_the_local_environment_where_both_name_one() -> None:
+    examples, local = _pins("examples/requirements.txt"), _pins("requirements-dev.txt")
+    assert {name: local[name] for name in examples.keys() & local} == {
+        name: examples[name] for name in examples.keys() & local
+    }
+    assert "torch" not in examples

@@ -1,0 +1,54 @@
+"""Texts to vectors, from a container or from Replicate: what the examples beside this file import."""
+
+import base64
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
+
+URL = os.environ.get("EMBEDDINGGEMMA_URL", "http://127.0.0.1:5000")
+MAX_TEXTS = 1024  # of one request
+
+# HTTP 409 says that the container has no free slot right now. Nothing else is worth another try.
+_AGAIN = Retry(10, connect=0, read=0, status_forcelist=[409], allowed_methods=None, backoff_factor=0.1)
+
+
+def embed(texts: Sequence[str], task: str, where: str = URL, embedding_dim: int = 768) -> npt.NDArray[np.float32]:
+    """Return a vector of length 1 for each text, [texts, embedding_dim].
+
+    where: a container's URL, or a model's name on Replicate, whose client raises its own errors.
+    Raises RuntimeError with the container's message where it refuses, ConnectionError where none answers.
+    """
+    parts = [np.empty((0, embedding_dim), np.float32)]
+    for start in range(0, len(texts), MAX_TEXTS):
+        inputs = {"texts": list(texts[start : start + MAX_TEXTS]), "task": task, "embedding_dim": embedding_dim}
+        try:
+            output = _from_container(where, inputs) if "://" in where else _from_replicate(where, inputs)
+        except Exception as error:
+            error.add_note(f"This request began with texts[{start}].")
+            raise
+        parts.append(np.frombuffer(base64.b64decode(output["embedding"]), "<f4").reshape(output["shape"]))
+    return np.concatenate(parts)
+
+
+def _from_container(url: str, inputs: dict[str, Any]) -> Any:
+    with requests.Session() as session:
+        session.mount(url, HTTPAdapter(max_retries=_AGAIN))
+        try:
+            prediction = session.post(f"{url.rstrip('/')}/predictions", json={"input": inputs}, timeout=600).json()
+        except requests.ConnectionError as error:
+            raise ConnectionError(f"no container answers at {url}, EMBEDDINGGEMMA_URL: {error}") from None
+    if prediction.get("status") != "succeeded":
+        raise RuntimeError(f"the container says: {prediction.get('error') or prediction.get('detail')}")
+    return prediction["output"]
+
+
+def _from_replicate(model: str, inputs: dict[str, Any]) -> Any:
+    import replicate  # only who uses Replicate needs its client
+
+    return replicate.run(model, input=inputs)
