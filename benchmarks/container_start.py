@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -28,10 +29,10 @@ _PREDICTORS = {
     ORIGINAL: "benchmarks/original.py:Predictor",
 }
 _STAGES = {
-    "download": r"^download: .* MB in ([\d.]+) s",
-    "verify": r"^verify: .*?([\d.]+) s",
-    "load": r"^load: ([\d.]+) s",
-    "warm-up": r"^warm-up: ([\d.]+) s",
+    "download": r'"download: [^"]* MB in ([\d.]+) s',
+    "verify": r'"verify: [^"]*?([\d.]+) s',
+    "load": r'"load: ([\d.]+) s',
+    "warm-up": r'"warm-up: ([\d.]+) s',
 }
 _TITLES = {
     "warm": "warm cache, ours over the original's way",
@@ -63,14 +64,17 @@ def start(way: str, environment: Mapping[str, str], log: Path) -> Start:
         ready = time.perf_counter() - started
         answer = requests.post(f"{url}/predictions", json={"input": {"text": "first"}}, timeout=60).json()
         vector = time.perf_counter() - started
+    except RuntimeError as error:
+        error.add_note(log.read_text())
+        raise
     finally:
         process.terminate()
         process.wait()
     if answer.get("status") != "succeeded":
         raise RuntimeError(f"{way}: {answer}")
     said = log.read_text()
-    # The lines of other programs lie between ours; of several lines of a stage the sum counts.
-    found = {stage: [float(one) for one in re.findall(line, said, re.MULTILINE)] for stage, line in _STAGES.items()}
+    # Each line of ours is a message in a line of the server's; of several of one stage the sum counts.
+    found = {stage: [float(one) for one in re.findall(line, said)] for stage, line in _STAGES.items()}
     return Start(ready, vector, {stage: sum(seconds) for stage, seconds in found.items() if seconds})
 
 
@@ -161,8 +165,10 @@ def _cdn(folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "benchmarks.cdn", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-        process.kill()
+        try:
+            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        finally:
+            process.kill()
 
 
 def _files(model: Path) -> list[str]:
@@ -174,7 +180,9 @@ def _search_path(pget: str | None, scratch: Path) -> str:
     programs = scratch / "programs"
     shutil.rmtree(programs, ignore_errors=True)
     programs.mkdir()
-    (programs / "python").symlink_to(sys.executable)
+    python = programs / "python"  # no link: Python would not find its packages by one
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
     if pget:
         (programs / "pget").symlink_to(pget)
     return str(programs)
