@@ -80,7 +80,7 @@ class LoadLog:
         self._timer = loop.call_later(self._seconds, self._write, context=Context())
 
     def _write(self) -> None:
-        log.info("load: %s", json.dumps(self._line(self._period)))
+        log.info("served: %s", json.dumps(self._line(self._period)))
         self._period, self._timer = _Period(most_at_once=self._at_once), None
         if self._at_once:
             self._set_timer()

@@ -20,7 +20,7 @@ class Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         name, line = record.getMessage().split(": ", 1)
-        assert name == "load"
+        assert name == "served"
         self.queue.put_nowait(json.loads(line))
 
     async def next(self) -> dict[str, Any]:
