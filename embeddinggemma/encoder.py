@@ -22,8 +22,8 @@ DTYPES = ("auto", "float32", "bfloat16")
 # more work at once than its launches cost; its figure is a guess until one is measured.
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16_384}
 
-# Seconds after which a forward pass will never end: a thread that died, a card that hangs. The slowest that was
-# measured, the reference engine with a long text among short ones, took 2.5 minutes on two cores.
+# Seconds after which a forward pass will never end: a thread that died, a card that hangs. By estimate the slowest that
+# does end is the reference engine's on a CPU with a long text, to whose length it pads many short ones: some minutes.
 _LONGEST_PASS = {"cpu": 600.0, "cuda": 120.0}
 
 # What PyTorch's allocators and libraries say, for want of types of their own, where memory is short ...
