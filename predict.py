@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import logging
 import os
 import time
@@ -9,13 +10,16 @@ from pathlib import Path
 from typing import Any, Optional
 
 import cog
+import numpy.typing as npt
 from cog import BaseModel, BasePredictor, Input
 
+from embeddinggemma.architecture import check_pinned
 from embeddinggemma.batching import Batcher, Job
+from embeddinggemma.load_log import LoadLog
 from embeddinggemma.manifest import read_manifest
 from embeddinggemma.request import Request, check_request
 from embeddinggemma.settings import Settings
-from embeddinggemma.tokenizer import MAX_TOKENS, TokenizedText, Tokenizer
+from embeddinggemma.tokenizer import MAX_TOKENS, TokenizedText, Tokenizer, portions
 from embeddinggemma.vectors import Float32Array, finish, serialize
 from embeddinggemma.weights import WeightsInBackground
 
@@ -39,22 +43,29 @@ class Predictor(BasePredictor):
         gc.disable()  # imports make objects that stay; collecting among them would cost a tenth of a second
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         settings = Settings.from_environment(os.environ, Path(__file__).resolve().parent)
+        manifest = read_manifest(settings.manifest)
+        check_pinned(manifest)
         weights = WeightsInBackground(
-            read_manifest(settings.manifest),
+            manifest,
             settings.cache,
             weights_url=settings.weights_url,
             hf_token=settings.hf_token,
             stall_seconds=settings.stall_seconds,
         )
-        from embeddinggemma.encoder import load_encoder  # imports torch, and takes seconds in which the weights come
+        # These import torch, and take seconds in which the weights come.
+        from embeddinggemma.encoder import load_encoder
+        from embeddinggemma.running import running
 
         self.tokenizer, encoder = weights.load(
             lambda folder: (Tokenizer(folder), load_encoder(folder, settings.engine, settings.dtype))
         )
-        self.batcher = Batcher(encoder.submit, settings.tokens_per_batch or encoder.tokens_per_batch)
+        tokens_per_batch = settings.tokens_per_batch or encoder.tokens_per_batch
+        self.batcher = Batcher(encoder.submit, tokens_per_batch, encoder.longest_pass)
+        self.load_log = LoadLog(settings.load_log_seconds)
         started = time.perf_counter()
         encoder.encode([one.ids for one in self.tokenizer.encode(["warm-up"])])
         logging.info("warm-up: %.2f s", time.perf_counter() - started)
+        logging.info("running: %s", json.dumps(running(manifest, settings.engine, encoder, tokens_per_batch)))
         gc.freeze()
         gc.enable()
 
@@ -104,22 +115,24 @@ class Predictor(BasePredictor):
     ) -> Output:
         """Embed one text, or several."""
         started = time.perf_counter()
-        request = check_request(
-            text=text,
-            texts=texts,
-            task=task,
-            title=title,
-            embedding_dim=embedding_dim,
-            normalize=normalize,
-            output_format=output_format,
-            output_dtype=output_dtype,
-        )
-        tokenized = await asyncio.to_thread(self.tokenizer.encode, request.prompted)
-        _log_truncated(tokenized)
-        job = await self.batcher.encode([one.ids for one in tokenized])
-        embedding, shape = await asyncio.to_thread(_finish, job.vectors.result(), request)
-        tokens = [len(one.ids) for one in tokenized]
-        self._record_metrics(job, sum(tokens))
+        with self.load_log.request() as served:
+            request = check_request(
+                text=text,
+                texts=texts,
+                task=task,
+                title=title,
+                embedding_dim=embedding_dim,
+                normalize=normalize,
+                output_format=output_format,
+                output_dtype=output_dtype,
+            )
+            tokenized = await self._tokenize(request)
+            _log_truncated(tokenized)
+            job = await self.batcher.encode([one.ids for one in tokenized])
+            embedding, shape = await asyncio.to_thread(_finish, job.vectors.result(), request)
+            tokens = [len(one.ids) for one in tokenized]
+            served.texts, served.tokens = len(tokens), sum(tokens)
+            self._record_metrics(job, served.tokens)
         return Output(
             embedding=embedding,
             output_format=request.output_format,
@@ -129,6 +142,24 @@ class Predictor(BasePredictor):
             truncated=[one.truncated for one in tokenized],
         )
 
+    async def healthcheck(self) -> None:
+        """Raise BrokenEncoderError once no vector can be trusted any more: the container has to be started anew.
+
+        Seen with coglet 0.23.1: each GET /health-check calls this on the event loop that serves the predictions, whether
+        or not a slot is free. An exception turns the answer, which stays HTTP 200, into `"status": "UNHEALTHY"`, with
+        its type and message in `user_healthcheck_error`; so does the return value False, while None and all else is
+        healthy. A loop that is held up is UNHEALTHY after 6 seconds and READY when it goes on (a method without `async`
+        would be called in a thread and not notice). The server goes on handing over predictions all the same, so these
+        have to fail by themselves.
+        """
+        self.batcher.check()
+
+    async def _tokenize(self, request: Request) -> list[TokenizedText]:
+        tokenized: list[TokenizedText] = []
+        for portion in portions(request.prompted):
+            tokenized += await asyncio.to_thread(self.tokenizer.encode, portion)
+        return tokenized
+
     def _record_metrics(self, job: Job, tokens: int) -> None:
         self.record_metric("tokens", tokens)
         self.record_metric("queue_ms", round(job.queue_ms or 0, 3))
@@ -136,7 +167,7 @@ class Predictor(BasePredictor):
         self.record_metric("batch_texts", job.batch_texts)
 
 
-def _finish(raw: Float32Array, request: Request) -> tuple[str | list[Any], list[int]]:
+def _finish(raw: Float32Array, request: Request) -> tuple[str | npt.NDArray[Any], list[int]]:
     """Return the answer's embedding and its shape."""
     vectors = finish(raw, request.dimension, request.normalize, request.output_dtype)
     answer = vectors[0] if request.single else vectors

@@ -1,13 +1,17 @@
 """Token ids to raw vectors: which engine computes them, on which device, in which number type."""
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 
+from embeddinggemma.architecture import check_architecture
+from embeddinggemma.batching import BatchTooLargeError, BrokenEncoderError
 from embeddinggemma.vectors import Float32Array
 
 ENGINES = ("native", "sentence-transformers")
@@ -17,6 +21,15 @@ DTYPES = ("auto", "float32", "bfloat16")
 # 1,024, 2,048 and 4,096: 1,550, 1,634, 1,658, 1,593 in float32; 2,406, 2,590, 2,709, 2,759 in bfloat16). A GPU wants
 # more work at once than its launches cost; its figure is a guess until one is measured.
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16_384}
+
+# Seconds after which a forward pass will never end: a thread that died, a card that hangs. By estimate the slowest that
+# does end is the reference engine's on a CPU with a long text, to whose length it pads many short ones: some minutes.
+_LONGEST_PASS = {"cpu": 600.0, "cuda": 120.0}
+
+# What PyTorch's allocators and libraries say, for want of types of their own, where memory is short ...
+_NO_MEMORY = re.compile("out of memory|can't allocate memory|bad_alloc|ALLOC_FAILED")
+# ... and where the driver failed: most of these errors end the CUDA context, and none leaves anything to rely on.
+_DEVICE_FAILED = re.compile("CUDA (driver )?error")
 
 
 class Model(Protocol):
@@ -43,14 +56,36 @@ class Encoder:
     device: torch.device
     dtype: torch.dtype
     tokens_per_batch: int
+    longest_pass: float
 
     def submit(self, token_ids: Sequence[Sequence[int]]) -> Future[Float32Array]:
-        """Return the future raw vector of each text, float32 [texts, 768], not normalised."""
-        return self.thread.submit(lambda: self.model.encode(token_ids).numpy())
+        """Return the future raw vector of each text, float32 [texts, 768], not normalised; errors as for `encode`."""
+        return self.thread.submit(self._encode, token_ids)
 
     def encode(self, token_ids: Sequence[Sequence[int]]) -> Float32Array:
-        """Return the raw vector of each text, float32 [texts, 768], not normalised."""
+        """Return the raw vector of each text, float32 [texts, 768], not normalised.
+
+        Raises:
+            BatchTooLargeError: memory is short for this batch.
+            BrokenEncoderError: a CUDA error, or a vector that is not finite: no text has such a one in verified
+                weights, so memory, processor or card are at fault.
+
+        """
         return self.submit(token_ids).result()
+
+    def _encode(self, token_ids: Sequence[Sequence[int]]) -> Float32Array:
+        try:
+            vectors = self.model.encode(token_ids).numpy()
+        except BaseException as error:  # SystemExit too: it would end the event loop that waits for the answer
+            failure = _explained(error)
+        else:
+            if np.isfinite(vectors).all():
+                return vectors
+            failure = BrokenEncoderError("a vector is not finite; memory, processor or card are at fault")
+        # Only here is nothing left of a failed pass: its error, by its traceback, held on to all that it had computed.
+        if isinstance(failure, BatchTooLargeError) and self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise failure
 
 
 def load_encoder(folder: Path, engine: str = "native", dtype: str = "auto") -> Encoder:
@@ -62,12 +97,14 @@ def load_encoder(folder: Path, engine: str = "native", dtype: str = "auto") -> E
         dtype: of the matrix products: float32, bfloat16, or auto: bfloat16 on a GPU that has it, else float32.
 
     Raises:
-        ValueError: no such engine or dtype, or one that this machine does not have.
+        ValueError: no such engine or dtype, or one that this machine does not have, or a model that is not
+            EmbeddingGemma.
         RuntimeError: the engine computes causal attention, so that its vectors would be wrong.
 
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = _choose_dtype(dtype, device)
+    check_architecture(folder)
 
     def load() -> Model:
         model = _load_model(engine)(folder, device, chosen)
@@ -75,7 +112,17 @@ def load_encoder(folder: Path, engine: str = "native", dtype: str = "auto") -> E
         return model
 
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
-    return Encoder(thread.submit(load).result(), thread, device, chosen, _TOKENS_PER_BATCH[device.type])
+    model, limits = thread.submit(load).result(), (_TOKENS_PER_BATCH[device.type], _LONGEST_PASS[device.type])
+    return Encoder(model, thread, device, chosen, *limits)
+
+
+def _explained(error: BaseException) -> Exception:
+    """Return what a failed forward pass means for the batches to come."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _NO_MEMORY.search(str(error)):
+        return BatchTooLargeError(str(error) or "MemoryError")
+    if _DEVICE_FAILED.search(str(error)) or not isinstance(error, Exception):
+        return BrokenEncoderError(str(error) or type(error).__name__)
+    return error
 
 
 class _LoadModel(Protocol):

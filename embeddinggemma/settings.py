@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 STALL_SECONDS = 30.0  # longer than any pause of a transfer that is still alive
+LOAD_LOG_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the weights come from, where they are kept, and how they are run."""
+    """Where the weights come from, where they are kept, how they are run, and what is logged of it."""
 
     manifest: Path
     """EMBEDDINGGEMMA_MANIFEST: the files, their digests and their sources."""
@@ -27,6 +28,8 @@ class Settings:
     """EMBEDDINGGEMMA_DTYPE: of the matrix products: auto, float32 or bfloat16."""
     tokens_per_batch: int | None
     """EMBEDDINGGEMMA_TOKENS_PER_BATCH: tokens of one forward pass; None: what was measured to be best."""
+    load_log_seconds: float
+    """EMBEDDINGGEMMA_LOAD_LOG: seconds from one log line about the load to the next; 60; 0: no such lines."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], project: Path) -> "Settings":
@@ -50,6 +53,7 @@ class Settings:
             engine=environment.get("EMBEDDINGGEMMA_ENGINE") or "native",
             dtype=environment.get("EMBEDDINGGEMMA_DTYPE") or "auto",
             tokens_per_batch=_count(environment, "EMBEDDINGGEMMA_TOKENS_PER_BATCH"),
+            load_log_seconds=_seconds_or_none(environment, "EMBEDDINGGEMMA_LOAD_LOG", LOAD_LOG_SECONDS),
         )
 
 
@@ -60,6 +64,10 @@ def _count(environment: Mapping[str, str], name: str) -> int | None:
     if not value.isdecimal() or int(value) == 0:
         raise ValueError(f"{name} is {value!r}; it must be a positive whole number")
     return int(value)
+
+
+def _seconds_or_none(environment: Mapping[str, str], name: str, default: float) -> float:
+    return 0.0 if environment.get(name) == "0" else _seconds(environment, name, default)
 
 
 def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:

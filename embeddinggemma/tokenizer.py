@@ -1,6 +1,6 @@
 """Text to token ids, truncated exactly as the model's reference does, at a cost that has a ceiling."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,13 @@ LONGEST_TOKEN = 31  # characters: runs of spaces, tabs or newlines; measured ove
 # middle of a word can only change tokens that are dropped anyway.
 _LEAST_PREFIX = MAX_TOKENS * LONGEST_TOKEN
 _LONGEST_PREFIX = 65_536
+
+# Words, accents, scripts, an emoji, white space and a prompt, with the ids that the genuine tokenizer.json gives them.
+_PROBE = "title: none | text: Müller, 東京 \n\n🤖 été don't"
+_PROBE_IDS = [
+    *(2, 3250, 236787, 7293, 1109, 1816, 236787, 71503, 236764, 86459, 236743),
+    *(108, 246143, 10267, 1537, 236789, 236745, 1),
+]
 
 
 @dataclass(frozen=True)
@@ -34,9 +41,12 @@ class Tokenizer:
     """The genuine tokenizer of the model, from `tokenizer.json` in its folder."""
 
     def __init__(self, folder: Path) -> None:
+        """Load it; ValueError if it is another one, whose ids would mean other tokens to the model."""
         self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        if (ids := self._tokenizer.encode(_PROBE).ids) != _PROBE_IDS:
+            raise ValueError(f"{folder / 'tokenizer.json'} is not EmbeddingGemma's: {_PROBE!r} gave {ids}")
 
     def encode(self, texts: Sequence[str]) -> list[TokenizedText]:
         """Tokenize texts (prompt included), each cut to 2,048 tokens of which the last is <eos>."""
@@ -46,6 +56,23 @@ class Tokenizer:
             _truncate(encoding.ids, whole=len(prefix) == len(text))
             for encoding, prefix, text in zip(encodings, prefixes, texts, strict=True)
         ]
+
+
+def portions(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Cut texts into lists of some 20 ms of work, between which other requests have their turn.
+
+    A caller who goes away while one is worked on leaves the others undone.
+    """
+    portion: list[str] = []
+    room = _LONGEST_PREFIX
+    for text in texts:
+        characters = min(len(text), _LONGEST_PREFIX)
+        if portion and characters > room:
+            yield portion
+            portion, room = [], _LONGEST_PREFIX
+        portion.append(text)
+        room -= characters
+    yield portion
 
 
 def _truncate(ids: list[int], *, whole: bool) -> TokenizedText:

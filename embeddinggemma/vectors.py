@@ -1,4 +1,4 @@
-"""Raw vectors to the answer's bytes or numbers: dimension, norm, number type, base64 or list."""
+"""Raw vectors to the answer's bytes or numbers: dimension, norm, number type, base64 or array."""
 
 import base64
 from typing import Any
@@ -50,11 +50,14 @@ def finish(raw: Float32Array, dimension: int, normalize: bool, dtype: str) -> np
     return vectors
 
 
-def serialize(array: npt.NDArray[Any], output_format: str) -> str | list[Any]:
-    """Return an array as base64 of its little-endian, row-major bytes, or as nested lists of numbers."""
+def serialize(array: npt.NDArray[Any], output_format: str) -> str | npt.NDArray[Any]:
+    """Return an array as base64 of its little-endian, row-major bytes, or as it is.
+
+    Cog's server writes an array as nested lists of numbers, in a quarter of the time that lists themselves take it
+    (measured with 0.23.1: 3.3 and 13 microseconds a number).
+    """
     if output_format == "array":
-        numbers: list[Any] = array.tolist()
-        return numbers
+        return array
     little_endian = array.astype(array.dtype.newbyteorder("<"), order="C")
     return base64.b64encode(little_endian.tobytes()).decode("ascii")
 

@@ -1,37 +1,47 @@
 """How requests become batches. The encoder here is a stand-in that records its batches: what is tested is the queue."""
 
 import asyncio
+import ctypes
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pytest
 
-from embeddinggemma.batching import Batcher
+from embeddinggemma.batching import Batcher, BatchTooLargeError, BrokenEncoderError
 from embeddinggemma.vectors import Float32Array
 
 Texts = Sequence[Sequence[int]]
 POISON = 666
+FATAL = 667
 
 
 class RecordingEncoder:
     """Gives each text its first token id as its vector, and can be held up until the test lets it go on."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: int = 1_000_000) -> None:
+        """Have memory for so many tokens at a time."""
+        self.memory = memory
         self.batches: list[list[list[int]]] = []
         self.entered = threading.Semaphore(0)
         self.may_go_on = threading.Event()
         self.may_go_on.set()
-        self._thread = ThreadPoolExecutor(max_workers=1)
+        self.thread = ThreadPoolExecutor(max_workers=1)
 
     def submit(self, token_ids: Texts) -> Future[Float32Array]:
-        return self._thread.submit(self._encode, token_ids)
+        return self.thread.submit(self._encode, token_ids)
 
     def _encode(self, token_ids: Texts) -> Float32Array:
         self.batches.append([list(ids) for ids in token_ids])
         self.entered.release()
         self.may_go_on.wait(30)
+        if sum(map(len, token_ids)) > self.memory:
+            raise BatchTooLargeError(f"there is memory for {self.memory} tokens")
+        if any(FATAL in ids for ids in token_ids):
+            raise BrokenEncoderError("the card fell off the bus")
         if any(POISON in ids for ids in token_ids):
             raise RuntimeError("poisoned")
         return np.array([[ids[0]] for ids in token_ids], dtype=np.float32)
@@ -41,11 +51,17 @@ def _text(first: int, length: int) -> list[int]:
     return [first, *[0] * (length - 1)]
 
 
-def _run(test: Callable[[RecordingEncoder, Batcher], Coroutine[Any, Any, None]], budget: int = 100) -> RecordingEncoder:
-    encoder = RecordingEncoder()
+def _run(
+    test: Callable[[RecordingEncoder, Batcher], Coroutine[Any, Any, None]],
+    budget: int = 100,
+    *,
+    memory: int = 1_000_000,
+    longest_pass: float = 60,
+) -> RecordingEncoder:
+    encoder = RecordingEncoder(memory)
 
     async def main() -> None:
-        await asyncio.wait_for(test(encoder, Batcher(encoder.submit, budget)), 30)
+        await asyncio.wait_for(test(encoder, Batcher(encoder.submit, budget, longest_pass)), 30)
 
     asyncio.run(main())
     return encoder
@@ -187,6 +203,98 @@ def test_a_poisoned_text_fails_its_own_request_alone() -> None:
 
     encoder = _run(test)
     assert not any(_text(3, 100) in batch for batch in encoder.batches)
+
+
+def test_a_batch_without_memory_is_tried_in_halves() -> None:
+    async def test(_: RecordingEncoder, batcher: Batcher) -> None:
+        assert await _vectors(batcher, *(_text(i, 10) for i in range(10))) == list(range(10))
+
+    assert [len(batch) for batch in _run(test, memory=30).batches] == [10, 5, 2, 3, 5, 2, 3]
+
+
+def test_a_text_without_memory_fails_its_own_request_alone_and_says_why() -> None:
+    async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
+        held = await _hold(encoder, batcher)
+        waiting = await _waiting(
+            _vectors(batcher, _text(1, 10), _text(2, 10)),
+            _vectors(batcher, _text(3, 10), _text(3, 50), *[_text(3, 90)] * 5),
+            _vectors(batcher, _text(4, 10)),
+        )
+        encoder.may_go_on.set()
+        answers = await asyncio.gather(held, *waiting, return_exceptions=True)
+        assert [answers[0], answers[1], answers[3]] == [[99], [1, 2], [4]]
+        assert isinstance(answers[2], BatchTooLargeError)
+        assert str(answers[2]) == "texts[1] has 50 tokens, for which memory is short: there is memory for 30 tokens"
+        batcher.check()
+
+    encoder = _run(test, memory=30)
+    assert not any(_text(3, 90) in batch for batch in encoder.batches)
+
+
+def test_nothing_is_tried_again_for_a_request_that_was_cancelled() -> None:
+    async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
+        encoder.may_go_on.clear()
+        cancelled, kept = await _waiting(_vectors(batcher, *[_text(7, 10)] * 4), _vectors(batcher, _text(8, 10)))
+        await asyncio.to_thread(encoder.entered.acquire)
+        cancelled.cancel()
+        await asyncio.sleep(0)
+        encoder.may_go_on.set()
+        assert await kept == [8]
+
+    assert _run(test, memory=30).batches[1:] == [[_text(8, 10)]]
+
+
+def test_a_broken_encoder_fails_what_waits_and_what_comes_and_the_check() -> None:
+    async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
+        batcher.check()
+        held = await _hold(encoder, batcher)
+        waiting = await _waiting(
+            _vectors(batcher, _text(1, 10), *[_text(1, 90)] * 5),
+            _vectors(batcher, [FATAL]),
+            *(_vectors(batcher, _text(2, 90)) for _ in range(5)),
+        )
+        encoder.may_go_on.set()
+        assert await held == [99]
+        for answer in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(answer, BrokenEncoderError)
+            assert str(answer) == "the card fell off the bus"
+        for after in (_vectors(batcher, _text(3, 1)), asyncio.to_thread(batcher.check)):
+            with pytest.raises(BrokenEncoderError, match="the card fell off the bus"):
+                await after
+
+    assert len(_run(test).batches) == 2
+
+
+def test_a_batcher_that_ended_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(_: RecordingEncoder, batcher: Batcher) -> None:
+        def fewer_vectors(token_ids: Texts) -> Future[Float32Array]:
+            future: Future[Float32Array] = Future()
+            future.set_result(np.zeros((len(token_ids) - 1, 1), dtype=np.float32))
+            return future
+
+        batcher = Batcher(fewer_vectors, 20)
+        waiting = await _waiting(*(_vectors(batcher, _text(i, 10)) for i in range(5)))
+        for answer in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(answer, BrokenEncoderError)
+            assert "the batcher has ended: ValueError" in str(answer)
+        with pytest.raises(BrokenEncoderError):
+            batcher.check()
+
+    with caplog.at_level(logging.ERROR):
+        _run(test)
+    assert "unhealthy: the batcher has ended" in caplog.text
+
+
+def test_an_encoder_thread_that_died_leaves_nobody_waiting() -> None:
+    async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
+        assert await _vectors(batcher, _text(1, 1)) == [1]
+        thread = await asyncio.wrap_future(encoder.thread.submit(threading.current_thread))
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
+        with pytest.raises(BrokenEncoderError, match=r"gave no answer for 0\.2 s"):
+            await _vectors(batcher, _text(2, 1))
+        assert not thread.is_alive()
+
+    _run(test, longest_pass=0.2)
 
 
 def test_the_job_says_where_its_time_went() -> None:

@@ -1,8 +1,11 @@
 """The encoder against the model's own reference, sentence-transformers, on the same weights."""
 
+import gc
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,9 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from embeddinggemma.encoder import DTYPES, ENGINES, has_bfloat16, load_encoder
+from embeddinggemma import reference as reference_module
+from embeddinggemma.batching import BatchTooLargeError, BrokenEncoderError
+from embeddinggemma.encoder import DTYPES, ENGINES, Encoder, has_bfloat16, load_encoder
 from embeddinggemma.model import EmbeddingGemma
 from embeddinggemma.prompts import TASKS, add_prompt
 from embeddinggemma.tokenizer import Tokenizer
@@ -111,6 +116,97 @@ def test_causal_attention_is_refused(small_model: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(EmbeddingGemma, "token_states", first_token_only)
     with pytest.raises(RuntimeError, match="attention is causal"):
         load_encoder(small_model)
+
+
+def test_a_transformers_that_computes_causal_attention_is_refused(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference_module, "transformers_version", "4.56.2")
+    with pytest.raises(RuntimeError, match=r"transformers 4\.56\.2 computes causal attention"):
+        load_encoder(small_model, "sentence-transformers")
+
+
+class FailingModel:
+    """A model whose forward pass ends otherwise than in good vectors."""
+
+    def __init__(self, forward: Callable[[], torch.Tensor]) -> None:
+        self.forward = forward
+
+    def encode(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        activations = torch.zeros(4)
+        self.activations = weakref.ref(activations)
+        return self.forward() + activations.sum() * len(token_ids)
+
+    def token_states(self, token_ids: Sequence[int]) -> torch.Tensor:
+        raise NotImplementedError
+
+
+def _raise(error: BaseException) -> Callable[[], torch.Tensor]:
+    def forward() -> torch.Tensor:
+        raise type(error)(*error.args)  # a new one: its traceback holds what was computed
+
+    return forward
+
+
+@pytest.fixture(scope="module")
+def whole(small_model: Path) -> Encoder:
+    return load_encoder(small_model)
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda: torch.empty(1 << 50), "can't allocate memory"),  # the allocator's own words
+        (_raise(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")), "CUDA out of memory"),
+        (_raise(RuntimeError("CUDA error: out of memory")), "out of memory"),
+        (_raise(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")), "ALLOC_FAILED"),
+        (_raise(MemoryError()), "MemoryError"),
+    ],
+)
+def test_short_memory_is_told_and_what_was_computed_is_given_up(
+    whole: Encoder, forward: Callable[[], torch.Tensor], message: str
+) -> None:
+    model = FailingModel(forward)
+    gc.disable()
+    try:
+        with pytest.raises(BatchTooLargeError, match=message):
+            replace(whole, model=model).encode([[2, 1]])
+        assert model.activations() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda: torch.tensor([[1.0, float("nan")]]), "a vector is not finite"),
+        (lambda: torch.tensor([[1.0, float("inf")]]), "a vector is not finite"),
+        (_raise(torch.AcceleratorError("CUDA error: an illegal memory access was encountered")), "illegal memory"),
+        (_raise(RuntimeError("CUDA error: device-side assert triggered")), "device-side assert"),
+        (_raise(RuntimeError("CUDA driver error: unknown error")), "driver error"),
+        (_raise(SystemExit()), "SystemExit"),
+    ],
+)
+def test_what_leaves_no_vector_to_trust_breaks_the_encoder(
+    whole: Encoder, forward: Callable[[], torch.Tensor], message: str
+) -> None:
+    with pytest.raises(BrokenEncoderError, match=message):
+        replace(whole, model=FailingModel(forward)).encode([[2, 1]])
+
+
+def test_any_other_error_is_the_texts_own(whole: Encoder) -> None:
+    with pytest.raises(ValueError, match=r"token_ids\[0\] has an id outside the vocabulary"):
+        whole.encode([[-1]])
+    assert np.isfinite(whole.encode([[2, 1]])).all()
+
+
+def test_a_gpus_cache_is_emptied_before_the_halves_are_tried(whole: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    emptied: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(True))
+    on_gpu = replace(whole, device=torch.device("cuda"), model=FailingModel(_raise(MemoryError())))
+    with pytest.raises(BatchTooLargeError):
+        on_gpu.encode([[2, 1]])
+    assert emptied == [True]
 
 
 def test_the_native_engine_imports_neither_transformers_nor_sentence_transformers(small_model: Path) -> None:

@@ -18,6 +18,7 @@ def test_without_variables_the_defaults_hold() -> None:
         dtype="auto",
         tokens_per_batch=None,
         stall_seconds=30,
+        load_log_seconds=60,
     )
     assert Settings.from_environment({"EMBEDDINGGEMMA_CACHE": "", "HF_TOKEN": ""}, PROJECT) == settings
 
@@ -32,6 +33,7 @@ def test_every_variable_is_read() -> None:
         "EMBEDDINGGEMMA_DTYPE": "bfloat16",
         "EMBEDDINGGEMMA_TOKENS_PER_BATCH": "512",
         "EMBEDDINGGEMMA_STALL_SECONDS": "2.5",
+        "EMBEDDINGGEMMA_LOAD_LOG": "10",
     }
     settings = Settings.from_environment(environment, PROJECT)
     assert settings == Settings(
@@ -43,6 +45,7 @@ def test_every_variable_is_read() -> None:
         dtype="bfloat16",
         tokens_per_batch=512,
         stall_seconds=2.5,
+        load_log_seconds=10,
     )
     assert "hf_secret" not in repr(settings)
 
@@ -51,3 +54,14 @@ def test_every_variable_is_read() -> None:
 def test_a_number_that_is_none_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match=f"EMBEDDINGGEMMA_TOKENS_PER_BATCH is '{value}'; it must be a positive"):
         Settings.from_environment({"EMBEDDINGGEMMA_TOKENS_PER_BATCH": value}, PROJECT)
+
+
+def test_the_load_log_can_be_turned_off() -> None:
+    assert Settings.from_environment({"EMBEDDINGGEMMA_LOAD_LOG": "0"}, PROJECT).load_log_seconds == 0
+
+
+@pytest.mark.parametrize("name", ["EMBEDDINGGEMMA_LOAD_LOG", "EMBEDDINGGEMMA_STALL_SECONDS"])
+@pytest.mark.parametrize("value", ["often", "-1", "inf", "nan"])
+def test_seconds_that_are_none_are_refused(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is '{value}'; it has to be a number of seconds above 0"):
+        Settings.from_environment({name: value}, PROJECT)

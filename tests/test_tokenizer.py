@@ -1,9 +1,12 @@
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
 
-from embeddinggemma.tokenizer import LONGEST_TOKEN, MAX_TOKENS, Tokenizer
+from embeddinggemma.tokenizer import LONGEST_TOKEN, MAX_TOKENS, Tokenizer, portions
 
 BOS, EOS = 2, 1
 ENGLISH = "The quick brown fox jumps over the lazy dog; it was not amused, and said so in 1,024 words. "
@@ -86,3 +89,34 @@ def test_the_vocabulary_allows_the_cut(reference: tokenizers.Tokenizer) -> None:
     assert max(map(len, vocabulary)) == LONGEST_TOKEN
     assert [token for token in vocabulary if "▁" in token.lstrip("▁")] == [">▁</"]
     assert not [token for token in vocabulary if "\n" in token and token.strip("\n")]
+
+
+def _swap_two_words(data: dict[str, Any]) -> None:
+    words = data["model"]["vocab"]
+    words["▁text"], words["▁none"] = words["▁none"], words["▁text"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.update(post_processor=None),  # neither <bos> nor <eos>
+        lambda data: data.update(normalizer={"type": "Lowercase"}),
+        _swap_two_words,
+    ],
+)
+def test_another_tokenizer_is_refused(
+    small_model: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    data = json.loads((small_model / "tokenizer.json").read_text())
+    change(data)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"tokenizer\.json is not EmbeddingGemma's"):
+        Tokenizer(tmp_path)
+
+
+def test_portions_hold_all_texts_in_order_and_little_work_each() -> None:
+    texts = [*["short"] * 30_000, ENGLISH * 100_000, *[ENGLISH * 300] * 9, "short"]
+    cut = list(portions(texts))
+    assert [text for portion in cut for text in portion] == texts
+    assert max(sum(min(len(text), 65_536) for text in portion) for portion in cut) <= 65_536
+    assert len(cut) == 3 + 1 + 5

@@ -1,0 +1,68 @@
+"""The same request gives the same bytes: after a restart, and in whatever company its texts are encoded."""
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from embeddinggemma.encoder import Encoder, load_encoder
+from embeddinggemma.linear import onednn_works
+from local_server import LocalServer
+from tests.conftest import Server
+
+TEXTS = ["Mars is red.", "Venus is hot. " * 20, "木星は大きい。", "x", "🪐 " * 90, "Attention. " * 300]
+LENGTHS = (9, 9, 10, 11, 12, 13, 16, 17, 33, 64, 65, 100, 128, 129, 200, 256, 257, 300, 513, 700, 1000)
+
+
+def _embedding(server: Server, text: str) -> str:
+    while (response := server.post(text=text)).status_code == 409:  # the server's own, once in some hundreds
+        pass
+    return str(response.json()["output"]["embedding"])
+
+
+def test_a_restart_gives_the_same_bytes(server: Server, tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = [
+        {"texts": TEXTS},
+        {"text": TEXTS[0]},
+        {"text": TEXTS[4], "output_dtype": "float16", "normalize": False},
+    ]
+    before = [server.predict(**one)["embedding"] for one in asked]
+    changes = {"EMBEDDINGGEMMA_CACHE": str(tmp_path / "cache")}
+    with LocalServer(tmp_path / "log", weights="small", changes=changes) as again:
+        restarted = Server(again.url, again.log)
+        assert [restarted.predict(**one)["embedding"] for one in asked] == before
+
+
+def test_the_log_says_what_the_bytes_depend_on(server: Server) -> None:
+    [line] = [line for line in server.log.read_text().splitlines() if "running: {" in line]
+    for name in ("model", "weights", "engine", "dtype", "device", "threads", "tokens_per_batch", "versions"):
+        assert f'\\"{name}\\"' in line
+
+
+def test_company_changes_no_bit_of_a_servers_answer(server: Server) -> None:
+    if not onednn_works(torch.float32):
+        pytest.skip("only oneDNN's products are the same in any company")
+    alone = [_embedding(server, text) for text in TEXTS]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda text: _embedding(server, text), TEXTS * 20))
+    assert answers == alone * 20
+
+
+@pytest.fixture(scope="module")
+def encoder(model: Path) -> Encoder:
+    return load_encoder(model)
+
+
+def test_company_changes_no_bit_of_a_vector(encoder: Encoder) -> None:
+    if not onednn_works(torch.float32):
+        pytest.skip("only oneDNN's products are the same in any company")
+    numbers = random.Random(0)  # noqa: S311
+    texts = [[2, *(numbers.randrange(3, 262_144) for _ in range(length - 2)), 1] for length in LENGTHS]
+    alone = [encoder.encode([text]).tobytes() for text in texts]
+    for _ in range(5):
+        batch = numbers.choices(range(12), k=40) + numbers.choices(range(len(texts)), k=3)
+        together = encoder.encode([texts[one] for one in batch])
+        assert [vector.tobytes() for vector in together] == [alone[one] for one in batch]

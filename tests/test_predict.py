@@ -1,0 +1,99 @@
+"""The wiring, with stand-ins for tokenizer and encoder that a test can hold up or break."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embeddinggemma.batching import Batcher, BrokenEncoderError
+from embeddinggemma.load_log import LoadLog
+from embeddinggemma.tokenizer import TokenizedText
+from embeddinggemma.vectors import Float32Array
+from predict import Predictor
+
+DEFAULTS = {
+    "text": None,
+    "texts": None,
+    "task": "clustering",
+    "title": None,
+    "embedding_dim": 768,
+    "normalize": True,
+    "output_format": "base64",
+    "output_dtype": "float32",
+}
+
+
+class HeldTokenizer:
+    """Gives every text three tokens, once the test lets it go on."""
+
+    def __init__(self) -> None:
+        self.portions: list[list[str]] = []
+        self.entered = threading.Semaphore(0)
+        self.may_go_on = threading.Event()
+
+    def encode(self, texts: Sequence[str]) -> list[TokenizedText]:
+        self.portions.append(list(texts))
+        self.entered.release()
+        self.may_go_on.wait(30)
+        return [TokenizedText([2, 5, 1], 3) for _ in texts]
+
+
+def _vectors(token_ids: Sequence[Sequence[int]]) -> Future[Float32Array]:
+    future: Future[Float32Array] = Future()
+    future.set_result(np.ones((len(token_ids), 768), dtype=np.float32))
+    return future
+
+
+def _broken(_: Sequence[Sequence[int]]) -> Future[Float32Array]:
+    future: Future[Float32Array] = Future()
+    future.set_exception(BrokenEncoderError("the card fell off the bus"))
+    return future
+
+
+def _predictor(tokenizer: Any, submit: Any = _vectors) -> Predictor:
+    predictor = Predictor()
+    predictor.tokenizer, predictor.batcher, predictor.load_log = tokenizer, Batcher(submit, 100), LoadLog(0)
+    return predictor
+
+
+def test_a_giant_is_tokenized_in_portions_and_answered_whole() -> None:
+    tokenizer = HeldTokenizer()
+    tokenizer.may_go_on.set()
+    texts = ["word " * 12_000, *["short"] * 10, "word " * 12_000]
+    output = asyncio.run(_predictor(tokenizer).predict(**DEFAULTS | {"texts": texts}))
+    assert output.shape == [12, 768]
+    assert output.tokens == [3] * 12
+    assert [len(portion) for portion in tokenizer.portions] == [11, 1]
+
+
+def test_a_cancelled_giant_leaves_its_other_texts_untokenized() -> None:
+    async def test() -> None:
+        tokenizer = HeldTokenizer()
+        giant = asyncio.create_task(_predictor(tokenizer).predict(**DEFAULTS | {"texts": ["word " * 100_000] * 20}))
+        await asyncio.to_thread(tokenizer.entered.acquire)
+        giant.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await giant
+        tokenizer.may_go_on.set()
+        await asyncio.get_running_loop().shutdown_default_executor()
+        assert len(tokenizer.portions) == 1
+
+    asyncio.run(test())
+
+
+def test_the_health_check_fails_once_the_encoder_is_broken() -> None:
+    async def test() -> None:
+        tokenizer = HeldTokenizer()
+        tokenizer.may_go_on.set()
+        predictor = _predictor(tokenizer, _broken)
+        await predictor.healthcheck()
+        with pytest.raises(BrokenEncoderError, match="the card fell off the bus"):
+            await predictor.predict(**DEFAULTS | {"text": "good"})
+        with pytest.raises(BrokenEncoderError, match="the card fell off the bus"):
+            await predictor.healthcheck()
+
+    asyncio.run(test())
