@@ -42,7 +42,7 @@ def embed(small_model: Path, tmp_path: Path) -> Embed:
         file = write_jsonl(tmp_path / "rows.jsonl", rows)
         embedder = Embedder(read_manifest(settings.manifest), settings, options, len(os.sched_getaffinity(0)))
         [part] = plan_parts(file, options)
-        return pa.concat_tables([embedder({"slice": [section]})["embedded"][0].table for section in part.slices])
+        return embedder.embed(part.slices).table
 
     return embed
 
@@ -121,7 +121,7 @@ def test_a_long_title_makes_chunks_smaller_and_an_endless_one_is_a_reject(small_
     options = Options(title_column="title", chunk=1000)
     [part] = plan_parts(write_jsonl(tmp_path / "rows.jsonl", rows), options)
     embedder = Embedder(read_manifest(settings.manifest), settings, options, len(os.sched_getaffinity(0)))
-    embedded = embedder.embed(part.slices[0])
+    embedded = embedder.embed(part.slices)
     assert not any(embedded.table["truncated"].to_pylist())
     assert embedded.table["end"].to_pylist()[-1] == len(text)
     assert [(reject.row, reject.reason) for reject in embedded.rejects] == [

@@ -48,10 +48,10 @@ def test_parts_and_slices_hold_every_row_once_and_in_order(
     assert all(part.rows == sum(section.rows for section in part.slices) for part in parts)
 
 
-def test_short_rows_share_slices_of_at_most_2048_rows(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "rows.jsonl", [{"text": "x"}] * 5000)
+def test_short_rows_share_slices_of_at_most_512_rows(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", [{"text": "x"}] * 1100)
     [part] = plan_parts(tmp_path / "rows.jsonl", Options())
-    assert [section.rows for section in part.slices] == [2048, 2048, 904]
+    assert [section.rows for section in part.slices] == [512, 512, 76]
 
 
 def test_each_shard_of_a_folder_has_parts_of_its_own(tmp_path: Path) -> None:

@@ -28,13 +28,13 @@ _NUMBERS = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(),
 
 @dataclass(frozen=True)
 class Embedded:
-    """What became of a slice's rows."""
+    """What became of the rows of some slices."""
 
     table: pa.Table
     """See `schema`."""
     rejects: list[Reject]
     rows: int
-    """Rows of the slice that are in the table, be it in several chunks."""
+    """Rows that are in the table, be it in several chunks."""
     began: float
     """When the work on it began, in seconds since the epoch."""
 
@@ -107,19 +107,19 @@ class Embedder:
         self._options = options
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Embedded]]:
-        """Embed a batch of one slice, as Ray Data hands it over."""
-        [section] = batch["slice"]
-        return {"embedded": [self.embed(section)]}
+        """Embed a batch of one item, as Ray Data hands it over."""
+        [slices] = batch["slices"]
+        return {"embedded": [self.embed(slices)]}
 
-    def embed(self, section: Slice) -> Embedded:
-        """Embed the rows of a slice.
+    def embed(self, slices: Sequence[Slice]) -> Embedded:
+        """Embed the rows of some slices together.
 
         Raises:
-            OSError: its file cannot be read any more.
+            OSError: a file cannot be read any more.
 
         """
         began = time.time()
-        read = list(read_rows(section, self._options))
+        read = [one for section in slices for one in read_rows(section, self._options)]
         cut = [self._cut(one) if isinstance(one, Row) else one for one in read]
         rejects = [one for one in cut if isinstance(one, Reject)]
         pieces = [piece for one in cut if not isinstance(one, Reject) for piece in one]

@@ -12,10 +12,15 @@ from embeddinggemma.corpus.embedding import Embedded, Embedder, schema
 from embeddinggemma.corpus.options import Options
 from embeddinggemma.corpus.output import Output, PartWriter
 from embeddinggemma.corpus.parts import Part
+from embeddinggemma.corpus.rows import Slice
 from embeddinggemma.manifest import Manifest
 from embeddinggemma.settings import Settings
 
-THREADS = 2  # CPU cores of a worker where nothing else is asked for
+_SLICES_PER_GPU = 16  # eight times the tokens of a forward pass
+
+# CPU cores of a worker where nothing else is asked for. On two cores one worker with both is as fast as two with one
+# each, within the noise (benchmarks/corpus.md), and holds the model in memory once.
+THREADS = 2
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _STORE_BYTES = 256 * 2**20  # for each worker: the vectors that wait for being written
@@ -45,7 +50,7 @@ def settings_of(manifest: Manifest, settings: Settings, options: Options) -> dic
 def embed_parts(
     parts: Sequence[Part], output: Output, manifest: Manifest, settings: Settings, options: Options, workers: Workers
 ) -> Iterator[Embedded]:
-    """Embed the parts that are not finished; yield each slice once it is in its part's file.
+    """Embed the parts that are not finished; yield each piece of work once it is in its part's file.
 
     Raises:
         ValueError: there are not so many CPU cores or GPUs.
@@ -59,7 +64,7 @@ def embed_parts(
         results = _results(missing, placement, (manifest, settings, options))
         for part in missing:
             writer = PartWriter(output, part, schema(options))
-            for _ in part.slices:
+            for _ in _items(part, placement):
                 embedded = next(results)
                 writer.add(embedded)
                 yield embedded
@@ -125,8 +130,14 @@ def _ray(workers: Workers) -> Iterator[Placement]:
         ray.shutdown()
 
 
+def _items(part: Part, placement: Placement) -> list[tuple[Slice, ...]]:
+    """Return what is handed to a worker at once: a GPU wants more than CPU cores do."""
+    together = _SLICES_PER_GPU if placement.gpus else 1
+    return [part.slices[first : first + together] for first in range(0, len(part.slices), together)]
+
+
 def _results(parts: Sequence[Part], placement: Placement, arguments: tuple[Any, ...]) -> Iterator[Embedded]:
-    """Yield what became of each slice of the parts, in their order."""
+    """Yield what became of each item of the parts, in their order."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -134,7 +145,7 @@ def _results(parts: Sequence[Part], placement: Placement, arguments: tuple[Any, 
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    items = [{"slice": one} for part in parts for one in part.slices]
+    items = [{"slices": slices} for part in parts for slices in _items(part, placement)]
     embedded = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         Embedder,
         fn_constructor_args=(*arguments, placement.threads),
