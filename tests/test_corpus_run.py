@@ -106,9 +106,10 @@ def test_search_refuses_other_weights(environment: dict[str, str], whole: Path) 
     ("workers", "cpus", "gpus", "expected"),
     [
         (Workers(), 1, 0, Placement(1, 1, 0)),
-        (Workers(), 8, 0, Placement(4, 2, 0)),
-        (Workers(count=2), 8, 0, Placement(2, 2, 0)),
-        (Workers(threads=1), 8, 0, Placement(8, 1, 0)),
+        (Workers(), 8, 0, Placement(8, 1, 0)),
+        (Workers(count=2), 8, 0, Placement(2, 4, 0)),
+        (Workers(threads=4), 8, 0, Placement(2, 4, 0)),
+        (Workers(count=3, threads=1), 8, 0, Placement(3, 1, 0)),
         (Workers(count=2), 2, 0, Placement(2, 1, 0)),
         (Workers(), 16, 4, Placement(4, 4, 1)),
         (Workers(count=1), 16, 4, Placement(1, 16, 1)),

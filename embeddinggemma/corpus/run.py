@@ -18,10 +18,6 @@ from embeddinggemma.settings import Settings
 
 _SLICES_PER_GPU = 16  # eight times the tokens of a forward pass
 
-# CPU cores of a worker where nothing else is asked for. On two cores one worker with both is as fast as two with one
-# each, within the noise (benchmarks/corpus.md), and holds the model in memory once.
-THREADS = 2
-
 _PACKAGE = Path(__file__).resolve().parent.parent
 _STORE_BYTES = 256 * 2**20  # for each worker: the vectors that wait for being written
 
@@ -81,7 +77,7 @@ class Placement:
 
 
 def place(workers: Workers, cpus: int, gpus: int) -> Placement:
-    """Give each worker a GPU, or some CPU cores where there is no GPU.
+    """Give each worker a GPU, or one CPU core where there is no GPU and nothing else is asked for.
 
     Raises:
         ValueError: there are not so many; the message says how many there are.
@@ -90,12 +86,10 @@ def place(workers: Workers, cpus: int, gpus: int) -> Placement:
     for name, value in (("--workers", workers.count), ("--threads", workers.threads)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
-    if gpus:
-        count = workers.count or gpus
-        threads = workers.threads or max(1, cpus // count)
-    else:
-        threads = workers.threads or max(1, min(THREADS, cpus // (workers.count or 1)))
-        count = workers.count or max(1, cpus // threads)
+    # Threads of one worker wait for each other in every product, so whatever else runs on a core slows all of them;
+    # workers of one thread do not (benchmarks/corpus.md). But each worker holds the model, hence the choice.
+    count = workers.count or gpus or max(1, cpus // (workers.threads or 1))
+    threads = workers.threads or max(1, cpus // count)
     if count * threads > cpus or (gpus and count > gpus):
         there = f"{cpus} CPU cores{f' and {gpus} GPUs' if gpus else ''}"
         raise ValueError(f"--workers {count} with --threads {threads} are more than there is: {there}")
