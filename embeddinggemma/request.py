@@ -55,7 +55,7 @@ def _check_texts(text: str | None, texts: Sequence[str] | None) -> Sequence[str]
     if text is not None and texts is not None:
         raise ValueError("text and texts were both given; give text for one text or texts for several")
     if text is not None:
-        _check_text("text", text)
+        check_text("text", text)
         return [text]
     if texts is None:
         raise ValueError("neither text nor texts was given; give text for one text or texts for several")
@@ -64,11 +64,12 @@ def _check_texts(text: str | None, texts: Sequence[str] | None) -> Sequence[str]
     if len(texts) > MAX_TEXTS:
         raise ValueError(f"texts has {len(texts):,} texts; the limit is {MAX_TEXTS:,}, so send several requests")
     for position, one in enumerate(texts):
-        _check_text(f"texts[{position}]", one)
+        check_text(f"texts[{position}]", one)
     return texts
 
 
-def _check_text(name: str, text: object) -> None:
+def check_text(name: str, text: object) -> None:
+    """Raise ValueError unless it is a text that can be embedded; the message says why, and never quotes it."""
     if not isinstance(text, str):
         raise ValueError(f"{name} is a {type(text).__name__}; it must be a string")
     if not text or text.isspace():

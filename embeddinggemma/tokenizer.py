@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import tokenizers
@@ -56,6 +57,26 @@ class Tokenizer:
             _truncate(encoding.ids, whole=len(prefix) == len(text))
             for encoding, prefix, text in zip(encodings, prefixes, texts, strict=True)
         ]
+
+    def token_starts(self, text: str) -> list[int]:
+        """Return the character at which each token of a text begins: no prompt, no <bos> or <eos>, nothing cut.
+
+        A character that takes several tokens (its bytes) stands there as many times. A text may be of any length: it
+        is tokenized in pieces, so the time is linear.
+        """
+        pieces = list(_pieces(text))
+        encodings = self._tokenizer.encode_batch(pieces, add_special_tokens=False)
+        before = accumulate(map(len, pieces), initial=0)
+        return [at + start for at, encoding in zip(before, encodings, strict=False) for start, _ in encoding.offsets]
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut a text where, if such a place is near, no token can span the cut (see _prefix)."""
+    start = 0
+    while start < len(text):
+        piece = _prefix(text[start : start + _LONGEST_PREFIX + 1])
+        yield piece
+        start += len(piece)
 
 
 def portions(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -1,0 +1,1 @@
+"""Many texts: files of rows to Parquet files of vectors, with rejects, resuming and exact search."""

@@ -1,0 +1,77 @@
+"""What the vectors of a corpus depend on besides its rows and the weights; all that can be refused is refused here."""
+
+from dataclasses import dataclass
+
+from embeddinggemma.prompts import DOCUMENT_TASK, TASKS, add_prompt
+from embeddinggemma.tokenizer import MAX_TOKENS, Tokenizer
+from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES
+
+LEAST_CHUNK = 16  # tokens: a character takes up to four, so with half of them overlapping a chunk still gets ahead
+
+# The prompt ends in a space, which joins a chunk's first word, so that the word may split into other tokens. Measured
+# in 121,000 chunks of many scripts, code and white space: three tokens less to two more.
+JOINT_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """How rows become vectors; the names are those of the command line."""
+
+    text_column: str = "text"
+    id_column: str | None = None
+    """None: the file and the row's number make the id."""
+    title_column: str | None = None
+    task: str = DOCUMENT_TASK
+    dimension: int = 768
+    dtype: str = "float32"
+    text: bool = True
+    """Whether the texts are written beside their vectors."""
+    chunk: int | None = None
+    """Tokens of text in one vector; None: one vector a row, of its first 2,048 tokens."""
+    overlap: int = 0
+    """Tokens that a chunk repeats of the one before it."""
+    rows_per_part: int = 10_000
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself.
+
+        Raises:
+            ValueError: the message names the option, the limit and the value.
+
+        """
+        _check_choice("--task", self.task, TASKS)
+        _check_choice("--dimension", self.dimension, DIMENSIONS)
+        _check_choice("--dtype", self.dtype, OUTPUT_DTYPES)
+        if self.title_column and self.task != DOCUMENT_TASK:
+            raise ValueError(f"--title-column goes with --task {DOCUMENT_TASK} only; the task is {self.task}")
+        if self.rows_per_part < 1:
+            raise ValueError(f"--rows-per-part is {self.rows_per_part}; it must be at least 1")
+        if self.chunk is None and self.overlap:
+            raise ValueError("--overlap goes with --chunk only")
+        if self.chunk is not None and self.chunk < LEAST_CHUNK:
+            raise ValueError(f"--chunk is {self.chunk}; it must be at least {LEAST_CHUNK} tokens")
+        if self.chunk is not None and not 0 <= self.overlap <= self.chunk // 2:
+            raise ValueError(
+                f"--overlap is {self.overlap}; it must be between 0 and half of --chunk, {self.chunk // 2}"
+            )
+
+    def check_chunk(self, tokenizer: Tokenizer) -> None:
+        """Refuse chunks that do not fit into the model's 2,048 tokens, even without a title.
+
+        Raises:
+            ValueError: the message says how large a chunk may be.
+
+        """
+        room = text_room(tokenizer, self.task, None)
+        if self.chunk is not None and self.chunk > room:
+            raise ValueError(f"--chunk is {self.chunk:,}; with the prompt at most {room:,} tokens of text fit")
+
+
+def text_room(tokenizer: Tokenizer, task: str, title: str | None) -> int:
+    """Return how many tokens of a text surely fit beside its prompt, <bos> and <eos>."""
+    return MAX_TOKENS - len(tokenizer.encode([add_prompt("", task, title)])[0].ids) - JOINT_TOKENS
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, choices))}")

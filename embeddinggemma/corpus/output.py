@@ -1,0 +1,231 @@
+"""OUTPUT: a Parquet file for each part, written aside and then renamed, so that what is there is whole.
+
+_corpus.json holds the settings, _rejects the rows that could not be embedded; readers of Parquet folders skip both.
+Each Parquet file says in its metadata what it was made from, and so which parts of a killed run are finished.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from embeddinggemma.corpus.embedding import Embedded
+from embeddinggemma.corpus.parts import Part
+
+_RECORD = b"embeddinggemma"  # the key of a Parquet file's metadata
+_GROUP_ROWS = 4096  # vectors of a row group: 12 MB of float32
+_INCOMING = ".incoming-"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a part's file says of itself."""
+
+    source: str
+    """The part's."""
+    rows: int
+    """Of the input."""
+    embedded: int
+    rejected: int
+    vectors: int
+    """More than `embedded` where texts were cut into chunks."""
+    tokens: int
+    truncated: int
+    """Vectors of texts that lost their end."""
+
+
+class Output:
+    """The folder; see `open_output`."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], parts: Sequence[Part]) -> None:
+        """Begin the folder, or go on with it."""
+        self.folder = folder
+        self._begin(settings)
+        for stale in folder.glob(f"{_INCOMING}*"):  # of a run that was killed: a live one would hold the lock
+            stale.unlink()
+        self.finished = self._finished(parts)
+        """The records of the parts that are there."""
+
+    def _begin(self, settings: Mapping[str, Any]) -> None:
+        if not (self.folder / "_corpus.json").exists():
+            if any(not path.name.startswith(_INCOMING) for path in self.folder.iterdir()):
+                raise ValueError(f"{self.folder} is not empty, and not the output of this program; choose another")
+            self._write("_corpus.json", json.dumps(settings, indent=2) + "\n")
+        begun = read_settings(self.folder)
+        for name in settings:
+            if begun.get(name) != settings[name]:
+                raise ValueError(
+                    f"{self.folder} was begun with {name} {begun.get(name)!r}, and now it is {settings[name]!r}; "
+                    "go on with the same, or choose another OUTPUT"
+                )
+
+    def _finished(self, parts: Sequence[Part]) -> dict[str, Record]:
+        by_name = {part.name: part for part in parts}
+        finished = {}
+        for path in parquet_files(self.folder):
+            record, part = _record(path), by_name.get(path.stem)
+            if record is None or part is None or part.source != record.source:
+                raise ValueError(
+                    f"{path} was not made from INPUT as it is now, where files changed or went; choose another OUTPUT"
+                )
+            finished[part.name] = record
+        return finished
+
+    def _write(self, name: str, text: str) -> None:
+        incoming = self.folder / f"{_INCOMING}text"
+        incoming.write_text(text)
+        incoming.replace(self.folder / name)
+
+    def write_rejects(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Write the rejects of a part, before its Parquet file says that it is finished."""
+        path = Path("_rejects", f"{name}.jsonl")
+        (self.folder / path).unlink(missing_ok=True)
+        if lines:
+            (self.folder / path).parent.mkdir(exist_ok=True)
+            self._write(str(path), "".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+@contextmanager
+def open_output(folder: Path, settings: Mapping[str, Any], parts: Sequence[Part]) -> Iterator[Output]:
+    """Begin a folder, or go on with it, as the one process that does.
+
+    Args:
+        folder: is made where there is none.
+        settings: all that the vectors depend on.
+        parts: those of the input.
+
+    Raises:
+        ValueError: the folder was begun with other settings or from other input, holds other things, or another
+            process writes to it; the message says which.
+
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield Output(folder, settings, parts)
+    except BlockingIOError:
+        raise ValueError(f"another process writes to {folder}; wait until it has ended") from None
+    finally:
+        os.close(lock)
+
+
+class PartWriter:
+    """One part's file while it is written."""
+
+    def __init__(self, output: Output, part: Part, schema: pa.Schema) -> None:
+        """Write into a file of another name until the part is whole."""
+        self._output, self._part = output, part
+        self._incoming = output.folder / f"{_INCOMING}{part.name}.parquet"
+        self._writer = pq.ParquetWriter(self._incoming, schema, use_dictionary=False, compression="zstd")
+        self._waiting: list[pa.Table] = []
+        self._rejects: list[dict[str, Any]] = []
+        self._counts = {"embedded": 0, "vectors": 0, "tokens": 0, "truncated": 0}
+
+    def add(self, embedded: Embedded) -> None:
+        """Take over what became of the part's next slice."""
+        table = embedded.table
+        self._waiting.append(table)
+        self._rejects += [asdict(reject) for reject in embedded.rejects]
+        self._counts["embedded"] += embedded.rows
+        self._counts["vectors"] += table.num_rows
+        self._counts["tokens"] += embedded.tokens
+        self._counts["truncated"] += pc.sum(table["truncated"], min_count=0).as_py()
+        if sum(one.num_rows for one in self._waiting) >= _GROUP_ROWS:
+            self._flush()
+
+    def finish(self) -> Record:
+        """Put the whole file into its place.
+
+        Raises:
+            RuntimeError: rows were lost or made up on the way.
+
+        """
+        if self._waiting:
+            self._flush()
+        record = Record(self._part.source, self._part.rows, rejected=len(self._rejects), **self._counts)
+        if record.embedded + record.rejected != record.rows:
+            raise RuntimeError(
+                f"{self._part.name} has {record.rows:,} rows, but {record.embedded:,} were embedded and "
+                f"{record.rejected:,} rejected"
+            )
+        self._writer.add_key_value_metadata({_RECORD.decode(): json.dumps(asdict(record))})
+        self._writer.close()
+        self._output.write_rejects(self._part.name, self._rejects)
+        with self._incoming.open("rb") as file:
+            os.fsync(file.fileno())
+        self._incoming.replace(self._output.folder / f"{self._part.name}.parquet")
+        return record
+
+    def _flush(self) -> None:
+        table = pa.concat_tables(self._waiting)
+        if table.num_rows:
+            self._writer.write_table(table, row_group_size=_GROUP_ROWS)
+        self._waiting = []
+
+
+def parquet_files(folder: Path) -> list[Path]:
+    """Return the finished files, in order."""
+    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return what the folder was begun with.
+
+    Raises:
+        ValueError: it is not the output of this program.
+
+    """
+    try:
+        settings: dict[str, Any] = json.loads((folder / "_corpus.json").read_text())
+    except (OSError, ValueError):
+        raise ValueError(f"{folder} has no readable _corpus.json, so it is no output of scripts/embed_corpus") from None
+    return settings
+
+
+def check_counts(folder: Path, parts: Sequence[Part]) -> list[str]:
+    """Count again what lies in the folder; return a line for everything that does not add up."""
+    wrong = []
+    for part in parts:
+        path = folder / f"{part.name}.parquet"
+        record = _record(path) if path.exists() else None
+        if record is None:
+            wrong.append(f"{path} is missing")
+            continue
+        vectors = pq.read_metadata(path).num_rows
+        rejects = folder / "_rejects" / f"{part.name}.jsonl"
+        rejected = len(rejects.read_text().splitlines()) if rejects.exists() else 0
+        if vectors != record.vectors or rejected != record.rejected or record.embedded + rejected != part.rows:
+            wrong.append(
+                f"{path} holds {vectors:,} vectors of {record.vectors:,}; of {part.rows:,} rows "
+                f"{record.embedded:,} are embedded and {rejected:,} rejected"
+            )
+    return wrong
+
+
+def repeated_ids(folder: Path) -> int:
+    """Return how many rows have an id that an earlier row has too (8 bytes of memory a row)."""
+    hashes = [np.zeros(0, np.int64)]
+    for path in parquet_files(folder):
+        file = pq.ParquetFile(path)
+        chunked = "chunk" in file.schema_arrow.names
+        for batch in file.iter_batches(columns=["id", *(["chunk"] if chunked else [])]):
+            first = batch.filter(pc.equal(batch["chunk"], 0)) if chunked else batch
+            hashes.append(np.fromiter(map(hash, first["id"].to_pylist()), np.int64, len(first)))
+    every = np.concatenate(hashes)
+    return len(every) - len(np.unique(every))
+
+
+def _record(path: Path) -> Record | None:
+    with suppress(OSError, pa.ArrowInvalid, TypeError, ValueError, KeyError):
+        return Record(**json.loads((pq.read_metadata(path).metadata or {})[_RECORD]))
+    return None

@@ -1,0 +1,156 @@
+"""The run: parts to slices, slices through Ray Data's workers, what comes back into the output, in order."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from embeddinggemma.corpus.embedding import Embedded, Embedder, schema
+from embeddinggemma.corpus.options import Options
+from embeddinggemma.corpus.output import Output, PartWriter
+from embeddinggemma.corpus.parts import Part
+from embeddinggemma.corpus.rows import Slice
+from embeddinggemma.manifest import Manifest
+from embeddinggemma.settings import Settings
+
+_SLICES_PER_GPU = 16  # eight times the tokens of a forward pass
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_STORE_BYTES = 256 * 2**20  # for each worker: the vectors that wait for being written
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where to embed; None is what the machines suggest."""
+
+    count: int | None = None
+    threads: int | None = None
+    """CPU cores of each."""
+    address: str | None = None
+    """Of a Ray cluster; None: this machine."""
+
+
+def settings_of(manifest: Manifest, settings: Settings, options: Options) -> dict[str, Any]:
+    """Return all that the vectors depend on, for Output."""
+    return {
+        "model": manifest.folder_name,
+        "EMBEDDINGGEMMA_ENGINE": settings.engine,
+        "EMBEDDINGGEMMA_DTYPE": settings.dtype,
+        **asdict(options),
+    }
+
+
+def embed_parts(
+    parts: Sequence[Part], output: Output, manifest: Manifest, settings: Settings, options: Options, workers: Workers
+) -> Iterator[Embedded]:
+    """Embed the parts that are not finished; yield each piece of work once it is in its part's file.
+
+    Raises:
+        ValueError: there are not so many CPU cores or GPUs.
+        ray.exceptions.RayError: a worker failed for good; finished parts stay, and the next run goes on from them.
+
+    """
+    missing = [part for part in parts if part.name not in output.finished]
+    if not missing:
+        return
+    with _ray(workers) as placement:
+        results = _results(missing, placement, (manifest, settings, options))
+        for part in missing:
+            writer = PartWriter(output, part, schema(options))
+            for _ in _items(part, placement):
+                embedded = next(results)
+                writer.add(embedded)
+                yield embedded
+            output.finished[part.name] = writer.finish()
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How many workers there are, and what each of them has."""
+
+    workers: int
+    threads: int
+    gpus: int
+
+
+def place(workers: Workers, cpus: int, gpus: int) -> Placement:
+    """Give each worker a GPU, or one CPU core where there is no GPU and nothing else is asked for.
+
+    Raises:
+        ValueError: there are not so many; the message says how many there are.
+
+    """
+    for name, value in (("--workers", workers.count), ("--threads", workers.threads)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+    # Threads of one worker wait for each other in every product, so whatever else runs on a core slows all of them;
+    # workers of one thread do not (benchmarks/corpus.md). But each worker holds the model, hence the choice.
+    count = workers.count or gpus or max(1, cpus // (workers.threads or 1))
+    threads = workers.threads or max(1, cpus // count)
+    if count * threads > cpus or (gpus and count > gpus):
+        there = f"{cpus} CPU cores{f' and {gpus} GPUs' if gpus else ''}"
+        raise ValueError(f"--workers {count} with --threads {threads} are more than there is: {there}")
+    return Placement(count, threads, 1 if gpus else 0)
+
+
+@contextmanager
+def _ray(workers: Workers) -> Iterator[Placement]:
+    """Start Ray on this machine, or join a cluster, for as long as the context lasts."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    if workers.address is None:
+        # Ray would listen on every network interface. On macOS and Windows it keeps to loopback; this makes it here.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ["PYTHONPATH"] = os.pathsep.join(
+            [str(_PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        )
+    import ray
+    import ray.data
+
+    quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    if workers.address is None:
+        cpus = len(os.sched_getaffinity(0))
+        most = workers.count or cpus
+        ray.init(num_cpus=cpus, object_store_memory=_STORE_BYTES * (most + 1), **quiet)
+    else:
+        ray.init(workers.address, runtime_env={"py_modules": [str(_PACKAGE)]}, **quiet)
+    try:
+        resources = ray.cluster_resources()
+        yield place(workers, int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
+    finally:
+        ray.shutdown()
+
+
+def _items(part: Part, placement: Placement) -> list[tuple[Slice, ...]]:
+    """Return what is handed to a worker at once: a GPU wants more than CPU cores do."""
+    together = _SLICES_PER_GPU if placement.gpus else 1
+    return [part.slices[first : first + together] for first in range(0, len(part.slices), together)]
+
+
+def _results(parts: Sequence[Part], placement: Placement, arguments: tuple[Any, ...]) -> Iterator[Embedded]:
+    """Yield what became of each item of the parts, in their order."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    items = [{"slices": slices} for part in parts for slices in _items(part, placement)]
+    embedded = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+        Embedder,
+        fn_constructor_args=(*arguments, placement.threads),
+        batch_size=1,
+        num_cpus=placement.threads,
+        num_gpus=placement.gpus,
+        compute=ray.data.ActorPoolStrategy(
+            size=placement.workers,
+            max_concurrent_calls_per_actor=2,  # one reads and tokenizes while the other's texts are embedded
+            enable_true_multi_threading=True,
+        ),
+    )
+    for row in embedded.iter_rows():
+        yield row["embedded"]

@@ -1,0 +1,75 @@
+"""Exact search in the output: the cosine of a question with every vector, in memory that does not grow with them.
+
+The question stays in float32. A float16 or int8 vector is compared by its direction, which is what its numbers keep;
+a ubinary vector by that of its signs, +1 or -1. So the score is always a true cosine, of the question and of what was
+stored.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embeddinggemma.corpus.output import parquet_files
+from embeddinggemma.vectors import Float32Array
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A vector's place in the ranking, and what it is of."""
+
+    score: float
+    """Cosine, -1 to 1."""
+    row: dict[str, Any]
+    """Its columns, all but `embedding`."""
+
+
+def search(folder: Path, question: Float32Array, dtype: str, count: int) -> list[Hit]:
+    """Return the vectors nearest to a question, the best first; of equals, those that stand first.
+
+    Args:
+        folder: the output of scripts/embed_corpus.
+        question: [dimension], of unit length, the dimension that of the vectors.
+        dtype: number type of the vectors.
+        count: how many at most.
+
+    """
+    scores = np.zeros(0, np.float32)
+    places: list[tuple[Path, int, int]] = []
+    for path, group, vectors in _row_groups(folder):
+        found = cosines(vectors, question, dtype)
+        scores = np.concatenate([scores, found])
+        best = np.argsort(-scores, kind="stable")[:count]
+        places = [places[one] if one < len(places) else (path, group, int(one) - len(places)) for one in best]
+        scores = scores[best]
+    return [Hit(float(score), _row(*place)) for score, place in zip(scores, places, strict=True)]
+
+
+def cosines(vectors: npt.NDArray[Any], question: Float32Array, dtype: str) -> Float32Array:
+    """Return the cosine of a question, [dimension], with each of the stored vectors, [rows, numbers]."""
+    if dtype == "ubinary":
+        vectors = np.unpackbits(vectors, axis=1).astype(np.float32) * 2 - 1
+    floats = vectors.astype(np.float32)
+    lengths = np.linalg.norm(floats, axis=1) * np.linalg.norm(question)
+    similarities: Float32Array = (floats @ question) / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return similarities
+
+
+def _row_groups(folder: Path) -> Iterator[tuple[Path, int, npt.NDArray[Any]]]:
+    for path in parquet_files(folder):
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                array = pa.concat_arrays(file.read_row_group(group, ["embedding"])["embedding"].chunks)
+                yield path, group, array.flatten().to_numpy().reshape(len(array), array.type.list_size)
+
+
+def _row(path: Path, group: int, position: int) -> dict[str, Any]:
+    with pq.ParquetFile(path) as file:
+        columns = [name for name in file.schema_arrow.names if name != "embedding"]
+        [row] = file.read_row_group(group, columns).slice(position, 1).to_pylist()
+    return dict(row)
