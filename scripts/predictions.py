@@ -41,8 +41,9 @@ class Prediction:
     started: datetime | None = None
     completed: datetime | None = None
     invalid_fields: list[dict[str, str]] = field(default_factory=list)
-    """Why the container's schema refused the input; empty when it did not."""
-    answer_bytes: int = 0
+    """What the container's schema refused; Replicate would not have begun such a prediction, here it has failed."""
+    kept_bytes: int = 0
+    """Bytes of the request and the answer, as JSON."""
     webhook_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def body(self) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def problem(invalid_fields: list[dict[str, str]]) -> dict[str, Any]:
 
 
 class Predictions:
-    """Those that run in the container, and those that ended within the last hour."""
+    """Those that run in the container, and those that ended within the last hour, as far as KEPT_BYTES hold them."""
 
     def __init__(self, container_url: str, http: httpx.AsyncClient) -> None:
         """Run predictions in the container at this URL."""
@@ -95,7 +96,7 @@ class Predictions:
         self._http = http
         self._running: dict[str, tuple[Prediction, asyncio.Task[None]]] = {}
         self._ended: TTLCache[str, Prediction] = TTLCache(
-            KEPT_BYTES, KEPT_SECONDS, getsizeof=lambda prediction: prediction.answer_bytes + 1000
+            KEPT_BYTES, KEPT_SECONDS, getsizeof=lambda prediction: min(prediction.kept_bytes, KEPT_BYTES)
         )
         self._webhooks: set[asyncio.Task[None]] = set()
 
@@ -132,7 +133,6 @@ class Predictions:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, prediction: Prediction) -> None:
-        self._tell(prediction, "start")
         try:
             self._take(prediction, await self._ask(prediction))
         except asyncio.CancelledError:
@@ -141,23 +141,25 @@ class Predictions:
             reason = f"the container at {self._container_url} did not answer: {type(error).__name__}: {error}"
             prediction.finish("failed", reason)
         del self._running[prediction.id]
-        if not prediction.invalid_fields:
-            self._ended[prediction.id] = prediction
+        self._ended[prediction.id] = prediction
         self._tell(prediction, "completed")
 
     async def _ask(self, prediction: Prediction) -> httpx.Response:
         """Return the container's answer; where it has no free slot, ask again until it has."""
         url = f"{self._container_url}/predictions/{prediction.id}"
         content = json.dumps({"input": prediction.input})
-        deadline, pause = time.monotonic() + QUEUE_SECONDS, 0.02
+        prediction.kept_bytes = len(content)
+        deadline, attempt = time.monotonic() + QUEUE_SECONDS, 0
         while True:
             prediction.status, prediction.started = "processing", datetime.now(UTC)
+            if attempt == 0:
+                self._tell(prediction, "start")
             answer = await self._http.put(url, content=content, headers={"Content-Type": "application/json"})
             if answer.status_code not in NO_SLOT or time.monotonic() > deadline:
                 return answer
             prediction.status, prediction.started = "starting", None
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, 1.0)
+            await asyncio.sleep(min(0.02 * 2**attempt, 1.0))
+            attempt += 1
 
     def _take(self, prediction: Prediction, answer: httpx.Response) -> None:
         """Put the container's answer into the prediction."""
@@ -166,7 +168,8 @@ class Predictions:
             prediction.finish("failed", problem(prediction.invalid_fields)["detail"])
             return
         if answer.status_code in NO_SLOT:
-            prediction.finish("failed", f"the container had no free slot in {QUEUE_SECONDS:g} s: {answer.text}")
+            reason = f"the container took nothing in {QUEUE_SECONDS:g} s: {answer.json()['error']}"
+            prediction.finish("failed", reason)
             return
         if answer.status_code != 200:
             prediction.finish("failed", f"the container answered HTTP {answer.status_code}: {answer.text}")
@@ -174,7 +177,7 @@ class Predictions:
         told = answer.json()
         prediction.output, prediction.logs = told.get("output"), told.get("logs", "")
         prediction.metrics = told.get("metrics", {})
-        prediction.answer_bytes = len(answer.content)
+        prediction.kept_bytes += len(answer.content)
         for event in ("output", "logs"):
             if told.get(event):
                 self._tell(prediction, event)

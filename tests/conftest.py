@@ -1,9 +1,11 @@
 """What the tests run against: the reference models, and the real server with the small one."""
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,3 +59,34 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     changes = {"EMBEDDINGGEMMA_CACHE": str(folder / "cache")}
     with LocalServer(folder / "log", weights="small", changes=changes) as started:
         yield Server(started.url, started.log)
+
+
+@contextmanager
+def running_gateway(command: Sequence[str | Path]) -> Iterator[str]:
+    """Run scripts/replicate_gateway by a command, and yield the URL that it says it serves."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            said = (re.search(r"running on (http://127\.0\.0\.1:\d+)", line) for line in process.stderr)
+            yield next(found[1] for found in said if found)
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="session")
+def gateway(server: Server) -> Iterator[str]:
+    """The URL of scripts/replicate_gateway in front of the server."""
+    with running_gateway([SCRIPTS / "replicate_gateway", "--container", server.url, "--port", "0"]) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """The folder in which Node.js finds what tests/package.json pins."""
+    folder = PROJECT / ".cache" / "node"
+    folder.mkdir(parents=True, exist_ok=True)
+    package = (PROJECT / "tests" / "package.json").read_text()
+    if not (folder / "node_modules").exists() or (folder / "package.json").read_text() != package:
+        (folder / "package.json").write_text(package)
+        subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True)
+    return folder

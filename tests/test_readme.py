@@ -1,11 +1,11 @@
 """The README's examples, run as they are printed, and its tables, against the code."""
 
+import base64
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ from embeddinggemma.prompts import TASKS, add_prompt
 from embeddinggemma.vectors import OUTPUT_DTYPES
 from local_server import PROJECT
 from predict import Predictor
-from tests.conftest import SCRIPTS, Server
-from tests.replicate_stand_in import replicate_stand_in
+from tests.conftest import SCRIPTS, Server, running_gateway
 
 README = (PROJECT / "README.md").read_text()
 
@@ -34,24 +33,6 @@ JAVASCRIPT = _blocks("javascript")
 [CURL] = [block for block in _blocks("bash") if block.startswith("curl")]
 
 
-@pytest.fixture(scope="module")
-def clients(server: Server) -> Iterator[dict[str, str]]:
-    """The environment in which Replicate's clients find a container behind a stand-in for Replicate."""
-    with replicate_stand_in(server.url) as url:
-        yield {**os.environ, "REPLICATE_BASE_URL": url, "REPLICATE_API_TOKEN": "none", "PATH": os.environ["PATH"]}
-
-
-@pytest.fixture(scope="module")
-def node_modules() -> Path:
-    folder = PROJECT / ".cache" / "node"
-    folder.mkdir(parents=True, exist_ok=True)
-    package = (PROJECT / "tests" / "package.json").read_text()
-    if not (folder / "node_modules").exists() or (folder / "package.json").read_text() != package:
-        (folder / "package.json").write_text(package)
-        subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True)
-    return folder
-
-
 def _run(command: list[str | Path], environment: dict[str, str], folder: Path | None = None) -> str:
     finished = subprocess.run(
         command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120, check=False
@@ -61,24 +42,35 @@ def _run(command: list[str | Path], environment: dict[str, str], folder: Path | 
 
 
 @pytest.mark.parametrize("block", [block for block in PYTHON if block != PYTHON_DECODER])
-def test_python_examples_run_as_printed(server: Server, clients: dict[str, str], block: str) -> None:
-    printed = _run([sys.executable, "-c", block.replace("http://127.0.0.1:5000", server.url)], clients)
+def test_python_examples_run_as_printed(server: Server, gateway: str, block: str) -> None:
+    program = block.replace("http://127.0.0.1:5000", server.url)
+    printed = _run([sys.executable, "-c", program], {**os.environ, "REPLICATE_BASE_URL": gateway})
     assert "768" in printed or "Red Planet" in printed
 
 
-# The JavaScript client has no variable for its base URL, so its requests are sent on underneath it.
-REDIRECT = """
-const original = globalThis.fetch;
-globalThis.fetch = (url, options) =>
-  original(String(url).replace("https://api.replicate.com", process.env.REPLICATE_BASE_URL), options);
-"""
+[LOCAL_CLIENT] = re.findall(r"`(new Replicate\(\{ baseUrl: .*? \}\))`", README)
 
 
 @pytest.mark.parametrize("block", [block for block in JAVASCRIPT if block != JAVASCRIPT_DECODER])
-def test_javascript_examples_run_as_printed(clients: dict[str, str], node_modules: Path, block: str) -> None:
-    (node_modules / "redirect.mjs").write_text(REDIRECT)
-    (node_modules / "example.mjs").write_text(block)
-    assert "768" in _run(["node", "--import", "./redirect.mjs", "example.mjs"], clients, node_modules)
+def test_javascript_examples_run_as_printed_against_the_gateway(gateway: str, node_modules: Path, block: str) -> None:
+    assert "new Replicate()" in block
+    program = block.replace("new Replicate()", LOCAL_CLIENT).replace("http://127.0.0.1:8000", gateway)
+    (node_modules / "example.mjs").write_text(program)
+    assert "768" in _run(["node", "example.mjs"], dict(os.environ), node_modules)
+
+
+[GATEWAY] = [block for block in _blocks("bash") if block.startswith("scripts/replicate_gateway")]
+[PYTHON_AT_GATEWAY] = [block for block in _blocks("bash") if block.startswith("REPLICATE_BASE_URL")]
+
+
+def test_the_gateways_commands_run_as_printed(server: Server, tmp_path: Path) -> None:
+    command = GATEWAY.replace("http://127.0.0.1:5000", server.url).replace("--port 8000", "--port 0")
+    (tmp_path / "example.py").write_text(PYTHON[0])
+    with running_gateway(["bash", "-c", f"cd {PROJECT} && exec {command}"]) as url:
+        program = PYTHON_AT_GATEWAY.replace("http://127.0.0.1:8000", url)
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        printed = _run(["bash", "-c", program], {**os.environ, "PATH": path}, tmp_path)
+    assert printed.startswith("(768,)")
 
 
 def test_the_curl_example_runs_as_printed(server: Server) -> None:
@@ -118,19 +110,61 @@ def test_the_python_decoder_gives_the_array_formats_numbers(server: Server, deco
             assert (vectors == np.array(listed["embedding"])).mean() > 0.98
 
 
+# The README's decoder, where nothing but JavaScript itself and atob is at hand: what browsers and Node.js share.
+IN_A_BROWSER = """
+const fs = require("fs");
+const browser = require("vm").createContext({ atob });
+require("vm").runInContext(fs.readFileSync("decoder.js", "utf8"), browser);
+const { decode, halfToNumber } = browser;
+const plain = (vectors) => (Array.isArray(vectors) ? vectors.map(plain) : Array.from(vectors));
+const answers = JSON.parse(fs.readFileSync("answers.json", "utf8"));
+"""
+
+
+def _run_decoder(folder: Path, program: str, answers: list[dict[str, Any]]) -> Any:
+    """Return what a program logs of these answers, read as JSON."""
+    (folder / "decoder.js").write_text(JAVASCRIPT_DECODER)
+    (folder / "answers.json").write_text(json.dumps(answers))
+    (folder / "program.cjs").write_text(IN_A_BROWSER + program)
+    return json.loads(_run(["node", "program.cjs"], dict(os.environ), folder))
+
+
 def test_the_javascript_decoder_gives_the_python_decoders_numbers(
     answers: list[dict[str, Any]], decoded: list[Any], tmp_path: Path
 ) -> None:
-    (tmp_path / "answers.json").write_text(json.dumps(answers))
-    program = JAVASCRIPT_DECODER + (
-        'const answers = JSON.parse(require("fs").readFileSync("answers.json", "utf8"));\n'
-        "const plain = (vectors) => (Array.isArray(vectors) ? vectors.map(plain) : Array.from(vectors));\n"
-        "console.log(JSON.stringify(answers.map(({ output, dtype }) => plain(decode(output, dtype)))));\n"
-    )
-    (tmp_path / "decode.cjs").write_text(program)
-    printed = json.loads(_run(["node", "decode.cjs"], dict(os.environ), tmp_path))
-    for ours, pythons in zip(printed, decoded, strict=True):
+    program = "console.log(JSON.stringify(answers.map(({ output, dtype }) => plain(decode(output, dtype)))));"
+    for ours, pythons in zip(_run_decoder(tmp_path, program, answers), decoded, strict=True):
         assert np.array_equal(np.array(ours), pythons)
+
+
+NAIVE = """
+const types = { float32: Float32Array, float16: Uint16Array, int8: Int8Array, ubinary: Uint8Array };
+const naive = ({ output, dtype }) => new types[dtype](Buffer.from(output.embedding, "base64").buffer);
+console.log(JSON.stringify(answers.map((answer) => plain(naive(answer)))));
+"""
+
+
+def test_a_decoder_of_a_buffers_array_buffer_would_be_wrong_in_node(
+    answers: list[dict[str, Any]], decoded: list[Any], tmp_path: Path
+) -> None:
+    """A short Buffer lies in an ArrayBuffer that many share; of 768 float32 it is just long enough to have its own."""
+    short = [number for number, answer in enumerate(answers) if len(answer["output"]["embedding"]) < 4096]
+    assert {answers[number]["dtype"] for number in short} == set(OUTPUT_DTYPES)
+    naive = _run_decoder(tmp_path, NAIVE, [answers[number] for number in short])
+    assert all(len(naive[place]) > decoded[number].size for place, number in enumerate(short))
+
+
+def test_the_javascript_decoder_reads_every_half_as_numpy_does(tmp_path: Path) -> None:
+    program = """
+      const numbers = Float32Array.from({ length: 65536 }, (_, half) => halfToNumber(half));
+      console.log(JSON.stringify(Buffer.from(numbers.buffer).toString("base64")));
+    """
+    ours = np.frombuffer(base64.b64decode(_run_decoder(tmp_path, program, [])), "<f4")
+    numpys = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
+    assert np.isnan(numpys).sum() == 2 * 1023
+    assert np.array_equal(ours, numpys, equal_nan=True)
+    numbers = ~np.isnan(numpys)
+    assert np.array_equal(np.signbit(ours[numbers]), np.signbit(numpys[numbers]))
 
 
 def test_the_first_command_prints_a_vector(small_model: Path) -> None:
