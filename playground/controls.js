@@ -73,7 +73,10 @@ function list(name, property, attributes) {
   }
 
   function onPaste(event) {
-    const lines = event.clipboardData.getData("text").split(/\r?\n/).filter((line) => line.trim() !== "");
+    const lines = event.clipboardData
+      .getData("text")
+      .split(/\r?\n/)
+      .filter((line) => line.trim() !== "");
     if (lines.length < 2) return;
     event.preventDefault();
     let last = event.target;

@@ -36,7 +36,8 @@ function drawing(label, options) {
 function legend(low, high, colour) {
   const stops = [0, 0.25, 0.5, 0.75, 1].map(colour).join(", ");
   const bar = element("span", { class: "bar", style: `background: linear-gradient(to right, ${stops})` });
-  return element("p", { class: "legend" }, low.toFixed(2), bar, high.toFixed(2));
+  const [from, to] = [low, high].map((value) => value.toFixed(2).replace(/^-(0\.00)$/, "$1"));
+  return element("p", { class: "legend" }, from, bar, to);
 }
 
 const sequential = (share) => `color-mix(in oklab, var(--high) ${(100 * share).toFixed(1)}%, var(--low))`;
@@ -52,7 +53,8 @@ function heatMap(cosines, labels, bits, width) {
   const others = cells.filter(({ x, y }) => x !== y).map(({ value }) => value);
   const [low, high] = [Math.min(...others), Math.max(...others)];
   const share = ({ value }) => (high > low ? (value - low) / (high - low) : 1);
-  const marginLeft = Math.round(Math.min(width * 0.38, 260));
+  const words = Math.round(Math.min(width * 0.38, 260));
+  const marginLeft = (width - words) / count >= 11 ? words : 0; // lower rows leave no room for words
   const cell = Math.min(58, (width - marginLeft) / count);
   const colour = ({ x, y, value }) => (x === y ? "var(--line)" : sequential(share({ value })));
   const place = { x: "x", y: "y" };
@@ -60,7 +62,7 @@ function heatMap(cosines, labels, bits, width) {
   const rowLabels = { textAnchor: "start", tickPadding: 0, dx: -marginLeft };
   const svg = drawing("Heat map of the similarities, which stand in the table below", {
     width: marginLeft + cell * count,
-    height: Math.min(cell, 40) * count + 24,
+    height: Math.min(cell, marginLeft > 0 ? 40 : 7) * count + 24,
     marginLeft,
     marginTop: 24,
     marginRight: 0,
@@ -70,9 +72,11 @@ function heatMap(cosines, labels, bits, width) {
     y: { type: "band", axis: null },
     marks: [
       Plot.cell(cells, { ...place, fill: colour, title: (one) => titleOf(one, labels) }),
-      cell >= 34 ? Plot.text(cells, { ...place, text: ({ value }) => value.toFixed(2), fill: inkOn, pointerEvents: "none" }) : null,
+      cell >= 34
+        ? Plot.text(cells, { ...place, text: ({ value }) => value.toFixed(2), fill: inkOn, pointerEvents: "none" })
+        : null,
       cell >= 16 ? Plot.axisX({ anchor: "top", tickSize: 0, label: null }) : null,
-      cell >= 11 ? Plot.axisY({ ...rowLabels, tickFormat: named, tickSize: 0, label: null }) : null,
+      marginLeft > 0 ? Plot.axisY({ ...rowLabels, tickFormat: named, tickSize: 0, label: null }) : null,
     ],
   });
   const measure = bits
@@ -110,7 +114,9 @@ function map(vectors, labels, width) {
     marks: [
       Plot.frame({ stroke: "var(--line)", rx: 6 }),
       Plot.dot(points, { ...place, r: few ? 9 : 4, fill: "var(--accent)", stroke: "var(--surface)" }),
-      few ? Plot.text(points, { ...place, text: "position", fill: "var(--surface)", fontSize: 10, fontWeight: 600 }) : null,
+      few
+        ? Plot.text(points, { ...place, text: "position", fill: "var(--surface)", fontSize: 10, fontWeight: 600 })
+        : null,
       few ? labelMarks(points, labels, width, height) : null,
       Plot.tip(points, Plot.pointer({ ...place, title: "label", lineWidth: 18 })),
     ],
@@ -136,12 +142,22 @@ function placed(places, width, height) {
 function labelMarks(points, labels, width, height) {
   const taken = points.map(({ x, y }) => ({ left: x - 10, right: x + 10, top: y - 10, bottom: y + 10 }));
   const free = ({ left, right, top, bottom }) =>
-    left >= 4 && right <= width - 4 && top >= 4 && bottom <= height - 4 &&
+    left >= 4 &&
+    right <= width - 4 &&
+    top >= 4 &&
+    bottom <= height - 4 &&
     taken.every((one) => one.right < left || one.left > right || one.bottom < top || one.top > bottom);
   return points.map(({ x, y, position }) => {
     const text = shortened(labels[position], width * 0.36);
     const wide = widthOf(text);
-    const lefts = [[x + 13, y], [x - 13 - wide, y], [x - wide / 2, y + 19], [x - wide / 2, y - 19], [x + 4, y + 19], [x + 4, y - 19]];
+    const lefts = [
+      [x + 13, y],
+      [x - 13 - wide, y],
+      [x - wide / 2, y + 19],
+      [x - wide / 2, y - 19],
+      [x + 4, y + 19],
+      [x + 4, y - 19],
+    ];
     const box = lefts
       .map(([left, middle]) => ({ left, right: left + wide, top: middle - 7, bottom: middle + 7, middle }))
       .find(free);

@@ -30,7 +30,9 @@ async function answer(url, options) {
   });
   const answered = await response.json().catch(() => ({}));
   if (response.ok) return answered;
-  throw new Refusal(answered.invalid_fields?.map(problemOfField) ?? [{ message: answered.detail ?? statusOf(response) }]);
+  throw new Refusal(
+    answered.invalid_fields?.map(problemOfField) ?? [{ message: answered.detail ?? statusOf(response) }],
+  );
 }
 
 const statusOf = (response) => `The server answered ${response.status} ${response.statusText}.`;
@@ -41,8 +43,9 @@ function problemOfField({ field: path, description }) {
   return { field, item: item && Number(item), message: `${path.replace("input.", "")}: ${description}` };
 }
 
-/** Reads a message of the container's: its first word names the input, as `texts[2]` does. */
-function problemOf(message) {
+/** Reads a message of the container's. The server puts words before it; its first own word names the input. */
+function problemOf(error) {
+  const message = error.replace(/^(?:[\w ]+: )*?\w+Error: /, "");
   const [, field, item] = message.match(/^(\w+)(?:\[(\d+)\])?/) ?? [];
   return { field, item: item && Number(item), message };
 }

@@ -16,7 +16,8 @@ try {
   const [requests, errors] = [[], []];
   page.on("request", (request) => requests.push(request.url()));
   page.on("pageerror", (error) => errors.push(String(error)));
-  for (const [path, json] of Object.entries(replaced)) await page.route(`**${path}`, (route) => route.fulfill({ json }));
+  for (const [path, json] of Object.entries(replaced))
+    await page.route(`**${path}`, (route) => route.fulfill({ json }));
   await page.goto(url, { waitUntil: "networkidle" });
   const run = new (async () => {}).constructor("page", "given", script);
   const value = await run(page, given);

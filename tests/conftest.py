@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from local_server import PROJECT, LocalServer
+from tests.browser import Browser
 
 SCRIPTS = PROJECT / "scripts"
 
@@ -90,3 +91,15 @@ def node_modules() -> Path:
         (folder / "package.json").write_text(package)
         subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser(node_modules: Path) -> Browser:
+    return Browser(node_modules)
+
+
+@pytest.fixture(scope="session")
+def playground(server: Server) -> Iterator[str]:
+    """The URL of scripts/playground in front of the server."""
+    with running_gateway([SCRIPTS / "playground", "--container", server.url, "--port", "0"]) as url:
+        yield url
