@@ -46,7 +46,7 @@ function fieldFor(name, property, required) {
   if ((property.default ?? null) !== null) help.append(" ", element("span", {}, `Default: ${property.default}.`));
   const error = element("p", { class: "error", id: errorId, hidden: true });
   const kind = property.type === "boolean" ? "field check" : "field";
-  const field = element("div", { class: kind, "data-field": name }, label, control.element, help, error);
+  const field = element("div", { class: kind, "data-field": name }, label, control.element, error, help);
   field.addEventListener("input", () => mark(undefined));
 
   function mark(problem) {

@@ -56,7 +56,8 @@ function show(prediction, input, outputDtype, milliseconds) {
   answer.replaceChildren(facts(metrics), pictures, jsonHead, json);
   if (logs) answer.append(element("h3", {}, "Log"), element("pre", { tabindex: 0 }, logs));
   drawAtEveryWidth(pictures, (width) => picturesOf(vectors, texts, bits, width));
-  document.querySelector("#output").scrollIntoView({ block: "nearest" });
+  const section = document.querySelector("#output");
+  if (section.getBoundingClientRect().top > innerHeight / 2) section.scrollIntoView(); // it is below the form on a phone
 }
 
 /** What the prediction says of itself, a name and a value each. */

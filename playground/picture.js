@@ -48,47 +48,50 @@ function diverging(share) {
 }
 
 function heatMap(cosines, labels, bits, width) {
-  const count = labels.length;
   const cells = cosines.flatMap((row, y) => row.map((value, x) => ({ x, y, value })));
   const others = cells.filter(({ x, y }) => x !== y).map(({ value }) => value);
   const [low, high] = [Math.min(...others), Math.max(...others)];
   const share = ({ value }) => (high > low ? (value - low) / (high - low) : 1);
+  const ground = (one) => (one.x === one.y ? "var(--line)" : sequential(share(one)));
+  const ink = (one) => {
+    if (one.x === one.y) return "var(--ink)";
+    return share(one) > INK_CHANGES ? "var(--on-high)" : "var(--on-low)";
+  };
+  const measure = bits
+    ? "1 − 2 × differing bits / bits, from the Hamming distance of each two texts' bits: the cosine of their signs."
+    : "The cosine of each two texts' vectors.";
+  const explanation = `${measure} A text's similarity to itself is 1 and has no colour.`;
+  return figure("Similarity", explanation, legend(low, high, sequential), grid(cells, labels, ground, ink, width));
+}
+
+/** Cells with the texts before the rows and the values within, as far as there is room. */
+function grid(cells, labels, ground, ink, width) {
+  const count = labels.length;
   const words = Math.round(Math.min(width * 0.38, 260));
   const marginLeft = (width - words) / count >= 11 ? words : 0; // lower rows leave no room for words
   const cell = Math.min(58, (width - marginLeft) / count);
-  const colour = ({ x, y, value }) => (x === y ? "var(--line)" : sequential(share({ value })));
+  const marginTop = cell >= 16 ? 24 : 0;
   const place = { x: "x", y: "y" };
+  const written = { text: ({ value }) => value.toFixed(2), fill: ink, pointerEvents: "none" };
   const named = (position) => shortened(`${position}  ${labels[position]}`, marginLeft - 8);
-  const rowLabels = { textAnchor: "start", tickPadding: 0, dx: -marginLeft };
-  const svg = drawing("Heat map of the similarities, which stand in the table below", {
+  const rows = { tickFormat: named, textAnchor: "start", tickSize: 0, tickPadding: 0, dx: -marginLeft, label: null };
+  return drawing("Heat map of the similarities, which stand in the table below", {
     width: marginLeft + cell * count,
-    height: Math.min(cell, marginLeft > 0 ? 40 : 7) * count + 24,
+    height: Math.min(cell, marginLeft > 0 ? 40 : 7) * count + marginTop,
     marginLeft,
-    marginTop: 24,
+    marginTop,
     marginRight: 0,
     marginBottom: 0,
     padding: count > 40 ? 0 : 0.04,
     x: { type: "band", axis: null },
     y: { type: "band", axis: null },
     marks: [
-      Plot.cell(cells, { ...place, fill: colour, title: (one) => titleOf(one, labels) }),
-      cell >= 34
-        ? Plot.text(cells, { ...place, text: ({ value }) => value.toFixed(2), fill: inkOn, pointerEvents: "none" })
-        : null,
-      cell >= 16 ? Plot.axisX({ anchor: "top", tickSize: 0, label: null }) : null,
-      marginLeft > 0 ? Plot.axisY({ ...rowLabels, tickFormat: named, tickSize: 0, label: null }) : null,
+      Plot.cell(cells, { ...place, fill: ground, title: (one) => titleOf(one, labels) }),
+      cell >= 34 ? Plot.text(cells, { ...place, ...written }) : null,
+      marginTop > 0 ? Plot.axisX({ anchor: "top", tickSize: 0, label: null }) : null,
+      marginLeft > 0 ? Plot.axisY(rows) : null,
     ],
   });
-  const measure = bits
-    ? "1 − 2 × differing bits / bits, from the Hamming distance of each two texts' bits: the cosine of their signs."
-    : "The cosine of each two texts' vectors.";
-  const diagonal = " A text's similarity to itself is 1 and has no colour.";
-  return figure("Similarity", measure + diagonal, legend(low, high, sequential), svg);
-
-  function inkOn(one) {
-    if (one.x === one.y) return "var(--ink)";
-    return share(one) > INK_CHANGES ? "var(--on-high)" : "var(--on-low)";
-  }
 }
 
 const titleOf = ({ x, y, value }, labels) => `${value.toFixed(7)}\n[${y}] ${labels[y]}\n[${x}] ${labels[x]}`;

@@ -4,6 +4,7 @@ import ast
 import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,9 +17,9 @@ import pytest
 
 from local_server import PROJECT
 from tests.browser import Browser
-from tests.conftest import SCRIPTS, Server
+from tests.conftest import Server
 from tests.test_playground import PASTE_TEXTS, RUN
-from tests.test_readme import JAVASCRIPT_DECODER
+from tests.test_readme import JAVASCRIPT_DECODER, README
 
 TEXTS = [
     "Mars is often called the Red Planet.",
@@ -37,6 +38,7 @@ PICTURED = [
     "Fresh bread is sold out by eight o'clock.",
     "The train to the coast was late again.",
 ]
+[COMMAND] = re.findall(r"^```bash\n(scripts/playground.*)\n```$", README, re.MULTILINE)
 CODES = {"float32": "<f4", "float16": "<f2", "int8": "i1", "ubinary": "u1"}
 COPY_JSON = """
 const copied = async (name) => {
@@ -233,8 +235,9 @@ def test_the_readmes_picture_is_of_the_wide_page_and_small(browser: Browser, pla
     picture = PROJECT / "docs" / "playground.png"
     script = f"""
     {PASTE_TEXTS}{RUN}
-    const map = await page.locator("figure").nth(1).boundingBox();
-    await page.setViewportSize({{ width: 1280, height: Math.ceil(map.y + map.height) + 20 }});
+    const below = (await page.locator("details").boundingBox()).y + (await page.evaluate(() => scrollY));
+    await page.setViewportSize({{ width: 1280, height: Math.floor(below) }});
+    await page.evaluate(() => scrollTo(0, 0));
     await page.screenshot({{ path: given.path }});
     """
     if not picture.exists():
@@ -243,15 +246,20 @@ def test_the_readmes_picture_is_of_the_wide_page_and_small(browser: Browser, pla
     assert picture.stat().st_size < 300_000
 
 
-def test_interrupting_the_script_ends_the_server_that_it_started(small_model: Path) -> None:
+def test_the_readmes_command_starts_a_server_and_interrupting_it_ends_both(small_model: Path) -> None:
     assert small_model
-    with subprocess.Popen([SCRIPTS / "playground", "--port", "0"], stderr=subprocess.PIPE, text=True) as process:
+    command = ["bash", "-c", f"exec {COMMAND} --port 0"]
+    with subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert any("running on http://127.0.0.1:" in line for line in process.stderr)
-        started = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-        assert started
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        try:
+            assert any("running on http://127.0.0.1:" in line for line in process.stderr)
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
+    started = [int(pid) for pid in children.split()]
+    assert started
     for pid in started:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
