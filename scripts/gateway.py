@@ -25,7 +25,7 @@ from embeddinggemma.urls import is_loopback
 from predictions import EVENTS, Prediction, Predictions, problem, timestamp
 
 LONGEST_WAIT = 60  # seconds that `Prefer: wait` holds a request at most
-REFUSAL_SECONDS = 0.25  # without it: how long the container has to refuse an input; it takes milliseconds
+REFUSAL_SECONDS = 0.5  # without it: how long the container has to refuse an input; it takes milliseconds
 VERSION = "local"
 
 

@@ -1,7 +1,6 @@
 """Chromium, driven by tests/browser.mjs; what a test does in the page is a few lines of playwright's JavaScript."""
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -9,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = Path("/usr/bin/chromium")
 DRIVER = Path(__file__).with_name("browser.mjs")
 
 
@@ -26,7 +24,6 @@ class Browser:
 
     def __init__(self, node_modules: Path) -> None:
         """Drive it with the playwright-core that is installed in a folder."""
-        _install_chromium()
         self._folder = node_modules
         shutil.copy(DRIVER, node_modules)
 
@@ -59,13 +56,3 @@ class Browser:
         told = json.loads(finished.stdout)
         assert told["errors"] == []
         return Visit(told["value"], told["requests"])
-
-
-def _install_chromium() -> None:
-    if CHROMIUM.exists():
-        return
-    if os.geteuid() != 0:
-        raise RuntimeError("the playground's tests need the Debian package chromium: apt-get install chromium")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "-y", "--no-install-recommends", "chromium"]):
-        subprocess.run(["apt-get", "-o", "Acquire::Retries=3", *command], env=environment, check=True)

@@ -1,7 +1,9 @@
 """What the tests run against: the reference models, and the real server with the small one."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -63,13 +65,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @contextmanager
-def running_gateway(command: Sequence[str | Path]) -> Iterator[str]:
-    """Run scripts/replicate_gateway by a command, and yield the URL that it says it serves."""
+def running_gateway(command: Sequence[str | Path]) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """Run scripts/replicate_gateway by a command; yield the URL that it says it serves, and its process."""
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
             said = (re.search(r"running on (http://127\.0\.0\.1:\d+)", line) for line in process.stderr)
-            yield next(found[1] for found in said if found)
+            yield next(found[1] for found in said if found), process
         finally:
             process.terminate()
 
@@ -77,7 +79,7 @@ def running_gateway(command: Sequence[str | Path]) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def gateway(server: Server) -> Iterator[str]:
     """The URL of scripts/replicate_gateway in front of the server."""
-    with running_gateway([SCRIPTS / "replicate_gateway", "--container", server.url, "--port", "0"]) as url:
+    with running_gateway([SCRIPTS / "replicate_gateway", "--container", server.url, "--port", "0"]) as (url, _):
         yield url
 
 
@@ -94,12 +96,23 @@ def node_modules() -> Path:
 
 
 @pytest.fixture(scope="session")
-def browser(node_modules: Path) -> Browser:
+def chromium() -> None:
+    """Debian's Chromium, installed where it is missing."""
+    if shutil.which("chromium") is not None:
+        return
+    if os.geteuid() != 0:
+        pytest.fail("the tests in a browser need Debian's package chromium: sudo apt-get install chromium")
+    subprocess.run(["apt-get", "update", "--quiet"], check=True)
+    subprocess.run(["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", "chromium"], check=True)
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: None, node_modules: Path) -> Browser:
     return Browser(node_modules)
 
 
 @pytest.fixture(scope="session")
 def playground(server: Server) -> Iterator[str]:
     """The URL of scripts/playground in front of the server."""
-    with running_gateway([SCRIPTS / "playground", "--container", server.url, "--port", "0"]) as url:
+    with running_gateway([SCRIPTS / "playground", "--container", server.url, "--port", "0"]) as (url, _):
         yield url

@@ -17,7 +17,7 @@ import pytest
 
 from local_server import PROJECT
 from tests.browser import Browser
-from tests.conftest import Server
+from tests.conftest import Server, running_gateway
 from tests.test_playground import PASTE_TEXTS, RUN
 from tests.test_readme import JAVASCRIPT_DECODER, README
 
@@ -200,25 +200,6 @@ def test_the_code_that_is_copied_gives_the_pages_vectors(
     assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(ours).max()
 
 
-@pytest.mark.parametrize("dtype", CODES)
-def test_the_readmes_decoder_gives_numpys_numbers_in_a_browser(
-    browser: Browser, playground: str, server: Server, dtype: str
-) -> None:
-    outputs = [server.predict(output_dtype=dtype, **texts) for texts in ({"text": TEXTS[0]}, {"texts": TEXTS})]
-    script = """
-    return page.evaluate(({ decoder, outputs, dtype }) => {
-      const decode = new Function(`${decoder}\\nreturn decode;`)();
-      const [single, several] = outputs.map((output) => decode(output, dtype));
-      return [Array.from(single), several.map((one) => Array.from(one))];
-    }, given);
-    """
-    given = {"decoder": JAVASCRIPT_DECODER, "outputs": outputs, "dtype": dtype}
-    decoded = browser.visit(f"{playground}/openapi.json", script, given=given).value
-    for ours, output in zip(decoded, outputs, strict=True):
-        numpys = np.frombuffer(base64.b64decode(output["embedding"]), CODES[dtype]).reshape(output["shape"])
-        assert np.array_equal(np.array(ours), numpys.astype(np.float64))
-
-
 def test_the_page_decodes_with_the_readmes_decoder() -> None:
     assert JAVASCRIPT_DECODER in (PROJECT / "playground" / "decode.js").read_text()
 
@@ -248,16 +229,10 @@ def test_the_readmes_picture_is_of_the_wide_page_and_small(browser: Browser, pla
 
 def test_the_readmes_command_starts_a_server_and_interrupting_it_ends_both(small_model: Path) -> None:
     assert small_model
-    command = ["bash", "-c", f"exec {COMMAND} --port 0"]
-    with subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            assert any("running on http://127.0.0.1:" in line for line in process.stderr)
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-            process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=30) == 0
-        finally:
-            process.kill()
+    with running_gateway(["bash", "-c", f"cd {PROJECT} && exec {COMMAND} --port 0"]) as (_, process):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
     started = [int(pid) for pid in children.split()]
     assert started
     for pid in started:

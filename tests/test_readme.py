@@ -66,7 +66,7 @@ def test_javascript_examples_run_as_printed_against_the_gateway(gateway: str, no
 def test_the_gateways_commands_run_as_printed(server: Server, tmp_path: Path) -> None:
     command = GATEWAY.replace("http://127.0.0.1:5000", server.url).replace("--port 8000", "--port 0")
     (tmp_path / "example.py").write_text(PYTHON[0])
-    with running_gateway(["bash", "-c", f"cd {PROJECT} && exec {command}"]) as url:
+    with running_gateway(["bash", "-c", f"cd {PROJECT} && exec {command}"]) as (url, _):
         program = PYTHON_AT_GATEWAY.replace("http://127.0.0.1:8000", url)
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         printed = _run(["bash", "-c", program], {**os.environ, "PATH": path}, tmp_path)
@@ -110,37 +110,48 @@ def test_the_python_decoder_gives_the_array_formats_numbers(server: Server, deco
             assert (vectors == np.array(listed["embedding"])).mean() > 0.98
 
 
-# The README's decoder, where nothing but JavaScript itself and atob is at hand: what browsers and Node.js share.
-IN_A_BROWSER = """
-const fs = require("fs");
-const browser = require("vm").createContext({ atob });
-require("vm").runInContext(fs.readFileSync("decoder.js", "utf8"), browser);
-const { decode, halfToNumber } = browser;
-const plain = (vectors) => (Array.isArray(vectors) ? vectors.map(plain) : Array.from(vectors));
-const answers = JSON.parse(fs.readFileSync("answers.json", "utf8"));
-"""
+PLAIN = "const plain = (vectors) => (Array.isArray(vectors) ? vectors.map(plain) : Array.from(vectors));\n"
+DECODE = JAVASCRIPT_DECODER + PLAIN + "print(answers.map(({ output, dtype }) => plain(decode(output, dtype))));"
 
 
-def _run_decoder(folder: Path, program: str, answers: list[dict[str, Any]]) -> Any:
-    """Return what a program logs of these answers, read as JSON."""
-    (folder / "decoder.js").write_text(JAVASCRIPT_DECODER)
-    (folder / "answers.json").write_text(json.dumps(answers))
-    (folder / "program.cjs").write_text(IN_A_BROWSER + program)
+def _in_node(program: str, answers: list[dict[str, Any]], folder: Path) -> Any:
+    """Return what a program prints of these answers."""
+    given = f"const answers = {json.dumps(answers)}, print = (value) => console.log(JSON.stringify(value));\n"
+    (folder / "program.cjs").write_text(given + program)
     return json.loads(_run(["node", "program.cjs"], dict(os.environ), folder))
 
 
-def test_the_javascript_decoder_gives_the_python_decoders_numbers(
+def _in_chromium(program: str, answers: list[dict[str, Any]], folder: Path) -> Any:
+    """Return what a program prints of these answers."""
+    given = f"const answers = {json.dumps(answers)}, print = (value) => document.body.append(JSON.stringify(value));\n"
+    page = folder / "page.html"
+    page.write_text(f"<!doctype html><body><script>{given + program}</script></body>")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}", "--dump-dom"]
+    shown = _run(["chromium", *options, page.as_uri()], dict(os.environ), folder)
+    return json.loads(shown.partition("</script>")[2].partition("</body>")[0])
+
+
+def test_the_javascript_decoder_gives_the_python_decoders_numbers_in_node(
     answers: list[dict[str, Any]], decoded: list[Any], tmp_path: Path
 ) -> None:
-    program = "console.log(JSON.stringify(answers.map(({ output, dtype }) => plain(decode(output, dtype)))));"
-    for ours, pythons in zip(_run_decoder(tmp_path, program, answers), decoded, strict=True):
-        assert np.array_equal(np.array(ours), pythons)
+    assert_equal(_in_node(DECODE, answers, tmp_path), decoded)
+
+
+@pytest.mark.usefixtures("chromium")
+def test_the_javascript_decoder_gives_the_python_decoders_numbers_in_a_browser(
+    answers: list[dict[str, Any]], decoded: list[Any], tmp_path: Path
+) -> None:
+    assert_equal(_in_chromium(DECODE, answers, tmp_path), decoded)
+
+
+def assert_equal(ours: list[Any], pythons: list[Any]) -> None:
+    for one, expected in zip(ours, pythons, strict=True):
+        assert np.array_equal(np.array(one), expected)
 
 
 NAIVE = """
 const types = { float32: Float32Array, float16: Uint16Array, int8: Int8Array, ubinary: Uint8Array };
-const naive = ({ output, dtype }) => new types[dtype](Buffer.from(output.embedding, "base64").buffer);
-console.log(JSON.stringify(answers.map((answer) => plain(naive(answer)))));
+print(answers.map(({ output, dtype }) => new types[dtype](Buffer.from(output.embedding, "base64").buffer).length));
 """
 
 
@@ -150,16 +161,16 @@ def test_a_decoder_of_a_buffers_array_buffer_would_be_wrong_in_node(
     """A short Buffer lies in an ArrayBuffer that many share; of 768 float32 it is just long enough to have its own."""
     short = [number for number, answer in enumerate(answers) if len(answer["output"]["embedding"]) < 4096]
     assert {answers[number]["dtype"] for number in short} == set(OUTPUT_DTYPES)
-    naive = _run_decoder(tmp_path, NAIVE, [answers[number] for number in short])
-    assert all(len(naive[place]) > decoded[number].size for place, number in enumerate(short))
+    lengths = _in_node(NAIVE, [answers[number] for number in short], tmp_path)
+    assert all(length > decoded[number].size for length, number in zip(lengths, short, strict=True))
 
 
 def test_the_javascript_decoder_reads_every_half_as_numpy_does(tmp_path: Path) -> None:
-    program = """
-      const numbers = Float32Array.from({ length: 65536 }, (_, half) => halfToNumber(half));
-      console.log(JSON.stringify(Buffer.from(numbers.buffer).toString("base64")));
-    """
-    ours = np.frombuffer(base64.b64decode(_run_decoder(tmp_path, program, [])), "<f4")
+    program = JAVASCRIPT_DECODER + (
+        "const numbers = Float32Array.from({ length: 65536 }, (_, half) => halfToNumber(half));\n"
+        'print(Buffer.from(numbers.buffer).toString("base64"));\n'
+    )
+    ours = np.frombuffer(base64.b64decode(_in_node(program, [], tmp_path)), "<f4")
     numpys = np.arange(65536, dtype=np.uint16).view(np.float16).astype(np.float32)
     assert np.isnan(numpys).sum() == 2 * 1023
     assert np.array_equal(ours, numpys, equal_nan=True)
