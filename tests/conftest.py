@@ -107,7 +107,7 @@ def chromium() -> None:
 
 
 @pytest.fixture(scope="session")
-def browser(chromium: None, node_modules: Path) -> Browser:
+def browser(chromium: None, node_modules: Path) -> Browser:  # noqa: ARG001
     return Browser(node_modules)
 
 
