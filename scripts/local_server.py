@@ -1,9 +1,11 @@
 """The server that the image runs, on this machine only: how it is started, and when it is ready."""
 
+import math
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,6 +84,19 @@ class LocalServer:
                 command, stdout=output, stderr=output, env={**os.environ, **(changes or {})}, start_new_session=True
             )
 
+    def wait_showing_log(self) -> None:
+        """Show the server's log until it can answer; the weights may take long to download. SystemExit if it fails."""
+        ended = threading.Event()
+        follower = threading.Thread(target=_follow, args=(self.log, ended))
+        follower.start()
+        try:
+            wait_until_ready(self.process, self.url, seconds=math.inf)
+        except RuntimeError as error:
+            raise SystemExit(f"{error}; its log is {self.log}") from None
+        finally:
+            ended.set()
+            follower.join()
+
     def stop(self) -> None:
         """End the server and wait until it is gone."""
         self.process.terminate()
@@ -100,3 +115,10 @@ class LocalServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _follow(path: Path, ended: threading.Event) -> None:
+    with path.open() as log:
+        while not ended.wait(0.1):
+            sys.stderr.write(log.read())
+        sys.stderr.write(log.read())

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ import replicate.client
 import requests
 
 from local_server import PROJECT, LocalServer
+from tests.browser import Browser
 
 SCRIPTS = PROJECT / "scripts"
 
@@ -112,6 +114,21 @@ def node_modules() -> Path:
 @pytest.fixture(scope="session")
 def chromium() -> None:
     """Debian's Chromium, installed where it is missing."""
-    if shutil.which("chromium") is None:
-        subprocess.run(["apt-get", "update", "--quiet"], check=True)
-        subprocess.run(["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", "chromium"], check=True)
+    if shutil.which("chromium") is not None:
+        return
+    if os.geteuid() != 0:
+        pytest.fail("the tests in a browser need Debian's package chromium: sudo apt-get install chromium")
+    subprocess.run(["apt-get", "update", "--quiet"], check=True)
+    subprocess.run(["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", "chromium"], check=True)
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: None, node_modules: Path) -> Browser:  # noqa: ARG001
+    return Browser(node_modules)
+
+
+@pytest.fixture(scope="session")
+def playground(server: Server) -> Iterator[str]:
+    """The URL of scripts/playground in front of the server."""
+    with running_gateway([SCRIPTS / "playground", "--container", server.url, "--port", "0"]) as (url, _):
+        yield url

@@ -1,0 +1,22 @@
+/** What vectors say of each other: how similar they are, and where they lie on a plane. */
+import { PCA } from "ml-pca";
+
+/** Returns the cosine of each pair of vectors, [n][n]; of sign vectors it is 1 - 2 * Hamming distance / bits. */
+export function similarities(vectors) {
+  const norms = vectors.map((vector) => Math.sqrt(dot(vector, vector)) || 1);
+  return vectors.map((one, i) => vectors.map((other, j) => dot(one, other) / (norms[i] * norms[j])));
+}
+
+function dot(one, other) {
+  let sum = 0;
+  for (let i = 0; i < one.length; i++) sum += one[i] * other[i];
+  return sum;
+}
+
+/** Returns each vector's place along the first two principal components, [n][2], and their share of the variance. */
+export function plane(vectors) {
+  const pca = new PCA(vectors);
+  const places = pca.predict(vectors, { nComponents: 2 }).to2DArray();
+  const [first, second] = pca.getExplainedVariance();
+  return { places, share: first + second };
+}

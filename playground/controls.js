@@ -1,0 +1,48 @@
+/**
+ * One control for each kind of input that a schema can describe. A control has
+ *   element  what stands in the form
+ *   labelled the element that the label names
+ *   read()   the value, or undefined when the input is not set
+ *   target(item) the element that has the value, or the item of a list
+ */
+import { element } from "./dom.js";
+import { TextList } from "./list.js";
+
+/** Makes the control for a property of the schema. `attributes` go to the element that is labelled. */
+export function controlFor(name, property, attributes) {
+  if (property.enum) return choice(property, attributes);
+  if (property.type === "boolean") return checkBox(property, attributes);
+  if (property.type === "array") return new TextList(name, property, attributes);
+  if (property.type === "integer" || property.type === "number") return number(property, attributes);
+  return textArea(property, attributes);
+}
+
+function single(control, read) {
+  return { element: control, labelled: control, read, target: () => control };
+}
+
+function choice(property, attributes) {
+  const values = property.nullable ? [undefined, ...property.enum] : property.enum;
+  const options = values.map((value) =>
+    element("option", { selected: value === (property.default ?? undefined) }, String(value ?? "(not set)")),
+  );
+  const select = element("select", attributes, ...options);
+  return single(select, () => values[select.selectedIndex]);
+}
+
+function checkBox(property, attributes) {
+  const box = element("input", { type: "checkbox", checked: property.default === true, ...attributes });
+  return single(box, () => box.checked);
+}
+
+function number(property, attributes) {
+  const { minimum: min, maximum: max, default: value } = property;
+  const step = property.type === "integer" ? 1 : "any";
+  const input = element("input", { type: "number", step, min, max, value: value ?? undefined, ...attributes });
+  return single(input, () => (input.value === "" ? undefined : Number(input.value)));
+}
+
+function textArea(property, attributes) {
+  const area = element("textarea", { rows: 2, ...attributes }, property.default ?? "");
+  return single(area, () => (area.value === "" && property.nullable ? undefined : area.value));
+}

@@ -1,0 +1,86 @@
+/** The form, made from the schema of the inputs alone, and the errors that belong to its fields. */
+import { controlFor } from "./controls.js";
+import { element } from "./dom.js";
+
+/** Returns the form's element, `read()` for the inputs that differ from their defaults, and `show(problems)`. */
+export function formFor(openapi) {
+  const schemas = openapi.components.schemas;
+  const fields = Object.entries(schemas.Input.properties)
+    .map(([name, property]) => [name, resolved(property, schemas)])
+    .sort(([, one], [, other]) => one["x-order"] - other["x-order"])
+    .map(([name, property]) => fieldFor(name, property, schemas.Input.required?.includes(name)));
+  const top = element("p", { class: "error", role: "alert", tabindex: -1, hidden: true });
+  const run = element("button", { type: "submit" }, "Run");
+  const hint = element("span", { class: "help" }, "or Ctrl + Enter");
+  const form = element("form", { novalidate: true }, top, ...fields.map((field) => field.element));
+  form.append(element("p", { class: "run" }, run, hint));
+  form.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+  return {
+    element: form,
+    read: () => Object.fromEntries(fields.filter((field) => field.isSet()).map((field) => [field.name, field.read()])),
+    valueOf: (name) => fields.find((field) => field.name === name)?.read(),
+    show: (problems) => show(problems, fields, top),
+  };
+}
+
+/** Follows the reference to a list of choices, which Cog keeps beside the inputs. */
+function resolved(property, schemas) {
+  const [reference] = property.allOf ?? [];
+  return reference ? { ...schemas[reference.$ref.split("/").pop()], ...property } : property;
+}
+
+function fieldFor(name, property, required) {
+  const [id, helpId, errorId] = ["input", "help", "error"].map((part) => `${part}-${name}`);
+  const control = controlFor(name, property, { id, "aria-describedby": `${helpId} ${errorId}` });
+  const labelId = `label-${name}`;
+  if (property.type === "array") control.labelled.setAttribute("aria-labelledby", labelId);
+  const label = element(
+    property.type === "array" ? "span" : "label",
+    { id: labelId, for: property.type !== "array" && id, class: "label" },
+    element("code", {}, name),
+    element("span", { class: "type" }, `${kindOf(property)}${required ? ", required" : ""}`),
+  );
+  const help = element("p", { class: "help", id: helpId }, property.description ?? "");
+  if ((property.default ?? null) !== null) help.append(" ", element("span", {}, `Default: ${property.default}.`));
+  const error = element("p", { class: "error", id: errorId, hidden: true });
+  const kind = property.type === "boolean" ? "field check" : "field";
+  const field = element("div", { class: kind, "data-field": name }, label, control.element, error, help);
+  field.addEventListener("input", () => mark(undefined));
+
+  function mark(problem) {
+    error.textContent = problem?.message ?? "";
+    error.hidden = problem === undefined;
+    for (const marked of field.querySelectorAll("[aria-invalid]")) unmark(marked, errorId);
+    if (problem === undefined) return undefined;
+    const target = control.target(problem.item) ?? control.target(0);
+    target.setAttribute("aria-invalid", "true");
+    if (target !== control.labelled) target.setAttribute("aria-describedby", errorId);
+    return target;
+  }
+
+  const read = () => control.read();
+  const isSet = () => read() !== undefined && (required || JSON.stringify(read()) !== JSON.stringify(property.default));
+  return { name, element: field, read, isSet, mark };
+}
+
+function unmark(marked, errorId) {
+  marked.removeAttribute("aria-invalid");
+  if (marked.getAttribute("aria-describedby") === errorId) marked.removeAttribute("aria-describedby");
+}
+
+function kindOf(property) {
+  if (property.enum) return "one of a list";
+  return property.type === "array" ? `list of ${property.items.type}s` : property.type;
+}
+
+/** Puts each problem at the field that it names, or at the form's top, and the focus on the first of them. */
+function show(problems, fields, top) {
+  const elsewhere = problems.filter((problem) => !fields.some((field) => field.name === problem.field));
+  top.textContent = elsewhere.map((problem) => problem.message).join("\n");
+  top.hidden = elsewhere.length === 0;
+  const targets = fields.map((field) => field.mark(problems.find((problem) => problem.field === field.name)));
+  const first = elsewhere.length > 0 ? top : targets.find((target) => target !== undefined);
+  first?.focus();
+}
