@@ -1,6 +1,5 @@
 """The container under test, and the evidence that its tests leave."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,5 +33,4 @@ def evidence(request: pytest.FixtureRequest) -> Iterator[Evidence]:
     yield gathered
     path: Path | None = request.config.getoption("--evidence")
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(gathered.as_rows(), indent=2) + "\n")
+        gathered.write(path)

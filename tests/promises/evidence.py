@@ -1,9 +1,9 @@
 """What the promises' tests measured, and the table in the docs that is made of it."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from local_server import PROJECT
 
@@ -29,23 +29,24 @@ class Evidence:
         """Keep what a test has proved; called at its end, so that a test that failed leaves no row."""
         self.rows.append(Row(promise, test, figure))
 
-    def as_rows(self) -> list[dict[str, str]]:
-        """Return the rows as JSON has them."""
-        return [asdict(row) for row in self.rows]
+    def write(self, path: Path) -> None:
+        """Keep the rows in a file, as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps([asdict(row) for row in self.rows], indent=2) + "\n")
 
 
-def render(header: str, rows: Sequence[Row]) -> str:
-    """Return the page in Markdown."""
+def read(path: Path) -> list[Row]:
+    """Return the rows of a file that was written by Evidence.write."""
+    return [Row(**row) for row in json.loads(path.read_text())]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows in Markdown."""
     lines = [f"| {row.promise} | {row.test} | {row.figure} |" for row in rows]
-    return header + "\n".join(["| promise | how it is tested | measured |", "| --- | --- | --- |", *lines]) + "\n"
+    return "\n".join(["| promise | how it is tested | measured |", "| --- | --- | --- |", *lines]) + "\n"
 
 
-def promises_in(page: Path) -> list[tuple[str, ...]]:
-    """Return the first two columns of each row of a page."""
-    rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines() if line.startswith("| ")]
-    return [tuple(row[:2]) for row in rows[2:]]
-
-
-def from_json(loaded: list[dict[str, Any]]) -> list[Row]:
-    """Return rows that were written by as_rows."""
-    return [Row(**row) for row in loaded]
+def tests_in(page: str) -> set[tuple[str, str]]:
+    """Return the promise and the test of each row of a page."""
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    return {(row[0], row[1]) for row in rows[2:]}
