@@ -43,7 +43,8 @@ def check_request(
     _check_choice("output_format", output_format, OUTPUT_FORMATS)
     _check_choice("output_dtype", output_dtype, OUTPUT_DTYPES)
     prompted = tuple(add_prompt(one, task, title) for one in _check_texts(text, texts))
-    return Request(prompted, text is not None, embedding_dim, normalize, output_format, output_dtype)
+    dimension = int(embedding_dim)  # JSON may write 128 as 128.0
+    return Request(prompted, text is not None, dimension, normalize, output_format, output_dtype)
 
 
 def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:

@@ -25,6 +25,17 @@ from tests.browser import Browser
 SCRIPTS = PROJECT / "scripts"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="the promises at full length, not sampled")
+    parser.addoption("--evidence", type=Path, help="write what the promises' tests measured to this file, as JSON")
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether long runs have their real length."""
+    return bool(request.config.getoption("--full"))
+
+
 def _reference_model(size: str) -> Path:
     folder = PROJECT / ".cache" / f"reference-{size}"
     subprocess.run([sys.executable, SCRIPTS / "reference_model", "--size", size, folder], check=True)

@@ -35,8 +35,8 @@ def test_pget_is_pinned_and_checked() -> None:
 
 
 def test_every_requirement_is_pinned_with_its_reason() -> None:
-    for name in ("requirements.txt", "requirements-dev.txt", "examples/requirements.txt"):
-        for line in (PROJECT / name).read_text().splitlines():
+    for path in [*PROJECT.glob("requirements*.txt"), *PROJECT.glob("*/requirements*.txt")]:
+        for line in path.read_text().splitlines():
             assert not line or line.startswith("#") or re.match(r"[\w-]+==\S+", line), line
     for name in ("requirements.txt", "examples/requirements.txt"):
         for line in (PROJECT / name).read_text().splitlines()[1:]:

@@ -27,6 +27,11 @@ def test_texts_keep_their_order_and_share_the_title() -> None:
     assert not request.single
 
 
+def test_a_whole_number_may_be_written_as_json_writes_fractions() -> None:
+    request = check_request(**DEFAULTS | {"text": "hello", "embedding_dim": 128.0})
+    assert isinstance(request.dimension, int)
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({}, "neither text nor texts was given"),
     ({"text": "a", "texts": ["b"]}, "text and texts were both given"),
