@@ -24,7 +24,7 @@ BATCH_SIZE = 8  # padded texts of similar length, as these runtimes are used
 
 
 def onnxruntime(folder: Path, precision: str) -> Embed:
-    """Return ONNX Runtime with float32 weights, or with weights and activations quantised to int8 as it goes."""
+    """Return ONNX Runtime on the CPU in float32, or with int8 matrices and activations quantised as it goes."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -101,7 +101,7 @@ def export(folder: Path, file: Path) -> None:
             return vectors
 
     any_shape = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    ids = torch.full((2, 600), 5)
+    ids = torch.full((2, 600), 5)  # traced with these, longer than a window; neither number is kept
     torch.onnx.export(
         Vectors().eval(),
         (ids, torch.ones_like(ids)),
