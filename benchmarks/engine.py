@@ -1,7 +1,7 @@
 """One engine in a process of its own: `python -m benchmarks.engine ENGINE FOLDER`, then a line of JSON for each call.
 
-Each line in is a list of texts; each line out has the seconds that embedding them took. An empty list asks for the
-process's peak memory instead.
+Each line in is a list of texts; each line out has the seconds that embedding them took. An empty list asks instead for
+the process's peak memory and the vectors of all texts so far, none if the engine makes none.
 """
 
 import asyncio
@@ -12,7 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-Embed = Callable[[Sequence[str]], object]
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks import exported
+
+Embed = Callable[[Sequence[str]], npt.NDArray[np.float32] | None]
 
 
 def native(folder: Path, dtype: str) -> Embed:
@@ -26,7 +31,7 @@ def native(folder: Path, dtype: str) -> Embed:
     loop = asyncio.new_event_loop()
     batcher = Batcher(encoder.submit, encoder.tokens_per_batch)
 
-    async def embed(texts: Sequence[str]) -> object:
+    async def embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
         job = await batcher.encode([one.ids for one in tokenizer.encode(texts)])
         return finish(job.vectors.result(), 768, True, "float32")
 
@@ -74,11 +79,12 @@ def matrix_products(folder: Path, dtype: str) -> Embed:
 
 
 def load(engine: str, folder: Path) -> Embed:
-    """Return the engine of this name: native-DTYPE, products-DTYPE or sentence-transformers-BATCH_SIZE."""
+    """Return the engine of this name: sentence-transformers-BATCH_SIZE, or its kind (see below) and its precision."""
     kind, _, option = engine.rpartition("-")
     if kind == "sentence-transformers":
         return sentence_transformers(folder, int(option))
-    return {"native": native, "products": matrix_products}[kind](folder, option)
+    engines = {"native": native, "products": matrix_products, **exported.ENGINES}
+    return engines[kind](folder, option)
 
 
 def peak_megabytes() -> float:
@@ -91,13 +97,16 @@ def main() -> None:
     """Load the engine, say so with an empty line, and answer lines until the input ends."""
     embed = load(sys.argv[1], Path(sys.argv[2]))
     print(flush=True)
+    vectors: dict[str, npt.NDArray[np.float32] | None] = {}
     for line in sys.stdin:
         texts = json.loads(line)
         if not texts:
-            print(json.dumps(peak_megabytes()), flush=True)
+            peak = peak_megabytes()
+            rows = [row for array in vectors.values() if array is not None for row in array.tolist()]
+            print(json.dumps({"peak_megabytes": peak, "vectors": rows}), flush=True)
             continue
         started = time.perf_counter()
-        embed(texts)
+        vectors[line] = embed(texts)
         print(json.dumps(time.perf_counter() - started), flush=True)
 
 

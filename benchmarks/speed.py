@@ -9,6 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+import numpy.typing as npt
+
 from benchmarks.workloads import Workload
 
 
@@ -30,9 +33,10 @@ class EngineProcess:
             self._ask(load.texts)
         return [float(self._ask(load.texts)) for _ in range(load.calls)]
 
-    def peak_megabytes(self) -> float:
-        """Return the most memory that the engine has held."""
-        return float(self._ask([]))
+    def results(self) -> tuple[float, npt.NDArray[np.float64]]:
+        """Return the most memory that the engine has held, in MB, and its vectors of all texts, in rows, if any."""
+        answer = json.loads(self._ask([]))
+        return answer["peak_megabytes"], np.array(answer["vectors"])
 
     def _ask(self, texts: Sequence[str]) -> str:
         assert self._process.stdin is not None
@@ -58,9 +62,12 @@ class EngineProcess:
 
 
 def measure(
-    engines: Sequence[str], folder: Path, workloads: Sequence[Workload], rounds: int
+    engines: Sequence[str], baseline: str, folder: Path, workloads: Sequence[Workload], rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Return each engine's median seconds for each workload, and its peak memory in MB as "g"."""
+    """Return each engine's median seconds for each workload, and its peak memory in MB as "g".
+
+    An engine that makes vectors has the worst of their cosines to the baseline's as "cosine".
+    """
     seconds: dict[str, dict[str, list[float]]] = {engine: {load.name: [] for load in workloads} for engine in engines}
     with ExitStack() as stack:
         processes = {engine: stack.enter_context(EngineProcess(engine, folder)) for engine in engines}
@@ -70,8 +77,15 @@ def measure(
                 for _ in range(load.turns):
                     for engine, process in processes.items():
                         seconds[engine][load.name] += process.turn(load)
-        peaks = {engine: process.peak_megabytes() for engine, process in processes.items()}
-    return {
-        engine: {name: statistics.median(times) for name, times in seconds[engine].items()} | {"g": peaks[engine]}
-        for engine in engines
-    }
+        results = {engine: process.results() for engine, process in processes.items()}
+    figures: dict[str, dict[str, float]] = {}
+    for engine, (peak, vectors) in results.items():
+        figures[engine] = {name: statistics.median(times) for name, times in seconds[engine].items()} | {"g": peak}
+        if vectors.size:
+            figures[engine]["cosine"] = _worst_cosine(vectors, results[baseline][1])
+    return figures
+
+
+def _worst_cosine(vectors: npt.NDArray[np.float64], reference: npt.NDArray[np.float64]) -> float:
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(reference, axis=1)
+    return float(((vectors * reference).sum(axis=1) / lengths).min())

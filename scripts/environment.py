@@ -26,7 +26,8 @@ def enter(*extras: str) -> None:
 
 def _install(requirements: Path) -> None:
     """Install what a requirements file lists, unless it was installed as it stands."""
-    stamp = _ENVIRONMENT / f"{requirements.stem}.sha256"
+    name = "-".join(requirements.relative_to(PROJECT).with_suffix("").parts)
+    stamp = _ENVIRONMENT / f"{name}.sha256"
     wanted = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return
