@@ -45,13 +45,7 @@ class Predictor(BasePredictor):
         settings = Settings.from_environment(os.environ, Path(__file__).resolve().parent)
         manifest = read_manifest(settings.manifest)
         check_pinned(manifest)
-        weights = WeightsInBackground(
-            manifest,
-            settings.cache,
-            weights_url=settings.weights_url,
-            hf_token=settings.hf_token,
-            stall_seconds=settings.stall_seconds,
-        )
+        weights = WeightsInBackground(manifest, settings.store)
         # These import torch, and take seconds in which the weights come.
         from embeddinggemma.encoder import load_encoder
         from embeddinggemma.running import running

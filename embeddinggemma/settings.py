@@ -9,19 +9,26 @@ LOAD_LOG_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
+class Store:
+    """Where verified weights are kept, and how missing ones are had."""
+
+    cache: Path
+    """EMBEDDINGGEMMA_CACHE: the folder that keeps verified weights."""
+    weights_url: str | None = None
+    """EMBEDDINGGEMMA_WEIGHTS_URL: base URL of one's own copy of the files, tried before the manifest's sources."""
+    hf_token: str | None = field(default=None, repr=False)
+    """HF_TOKEN: sent to the manifest's gated source and nowhere else."""
+    stall_seconds: float = STALL_SECONDS
+    """EMBEDDINGGEMMA_STALL_SECONDS: how long a download may bring no byte before the next way is taken; 30."""
+
+
+@dataclass(frozen=True)
 class Settings:
-    """Where the weights come from, where they are kept, how they are run, and what is logged of it."""
+    """Which weights, where they are kept, how they are run, and what is logged of it."""
 
     manifest: Path
     """EMBEDDINGGEMMA_MANIFEST: the files, their digests and their sources."""
-    cache: Path
-    """EMBEDDINGGEMMA_CACHE: the folder that keeps verified weights."""
-    weights_url: str | None
-    """EMBEDDINGGEMMA_WEIGHTS_URL: base URL of one's own copy of the files, tried before the manifest's sources."""
-    hf_token: str | None = field(repr=False)
-    """HF_TOKEN: sent to the manifest's gated source and nowhere else."""
-    stall_seconds: float
-    """EMBEDDINGGEMMA_STALL_SECONDS: how long a download may bring no byte before the next way is taken; 30."""
+    store: Store
     engine: str
     """EMBEDDINGGEMMA_ENGINE: native, or sentence-transformers, the slow reference."""
     dtype: str
@@ -46,10 +53,12 @@ class Settings:
         user_cache = Path(environment.get("XDG_CACHE_HOME") or "~/.cache")
         return cls(
             manifest=value("EMBEDDINGGEMMA_MANIFEST", project / "weights_manifest.json"),
-            cache=value("EMBEDDINGGEMMA_CACHE", user_cache / "embeddinggemma"),
-            weights_url=environment.get("EMBEDDINGGEMMA_WEIGHTS_URL") or None,
-            hf_token=environment.get("HF_TOKEN") or None,
-            stall_seconds=_seconds(environment, "EMBEDDINGGEMMA_STALL_SECONDS", STALL_SECONDS),
+            store=Store(
+                cache=value("EMBEDDINGGEMMA_CACHE", user_cache / "embeddinggemma"),
+                weights_url=environment.get("EMBEDDINGGEMMA_WEIGHTS_URL") or None,
+                hf_token=environment.get("HF_TOKEN") or None,
+                stall_seconds=_seconds(environment, "EMBEDDINGGEMMA_STALL_SECONDS", STALL_SECONDS),
+            ),
             engine=environment.get("EMBEDDINGGEMMA_ENGINE") or "native",
             dtype=environment.get("EMBEDDINGGEMMA_DTYPE") or "auto",
             tokens_per_batch=_count(environment, "EMBEDDINGGEMMA_TOKENS_PER_BATCH"),

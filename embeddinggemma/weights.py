@@ -14,7 +14,7 @@ from embeddinggemma.delivery import STAGING_PREFIX, Way, deliver
 from embeddinggemma.download import HttpFetcher
 from embeddinggemma.manifest import Manifest, own_source
 from embeddinggemma.pget import PgetFetcher
-from embeddinggemma.settings import STALL_SECONDS
+from embeddinggemma.settings import Store
 from embeddinggemma.verification import Faults, faults, identities
 
 Loaded = TypeVar("Loaded")
@@ -26,31 +26,21 @@ class WeightsError(RuntimeError):
     """The pinned bytes could not be had or not be kept; the message says what was tried and what came of it."""
 
 
-def ensure_weights(
-    manifest: Manifest,
-    cache: Path,
-    *,
-    weights_url: str | None = None,
-    hf_token: str | None = None,
-    stall_seconds: float = STALL_SECONDS,
-) -> Path:
+def ensure_weights(manifest: Manifest, store: Store) -> Path:
     """Return a folder that holds every pinned file with its pinned bytes, downloading what is missing or wrong.
 
     Args:
         manifest: the pinned files and the sources to try in order.
-        cache: folder for verified weights; the returned folder lies in it, named after the pins.
-        weights_url: one's own copy of the files (see own_source), tried first.
-        hf_token: sent to sources that the manifest calls gated.
-        stall_seconds: how long a transfer may bring no byte before the next way is taken.
+        store: where they are kept, in a folder named after the pins, and how missing ones are had.
 
     Raises:
         WeightsError: some file was to be had from no source, or the cache folder cannot be used; what was verified is
             kept for the next try.
-        ManifestError: `weights_url` is not an https address.
+        ManifestError: the store's `weights_url` is not an https address.
 
     """
-    ways = _ways(manifest, weights_url, hf_token, stall_seconds)
-    return _completed(manifest, cache, ways, _verify(manifest, cache))
+    ways = _ways(manifest, store)
+    return _completed(manifest, store.cache, ways, _verify(manifest, store.cache))
 
 
 class WeightsInBackground:
@@ -60,27 +50,12 @@ class WeightsInBackground:
     handed out only once they are known to be right.
     """
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        cache: Path,
-        *,
-        weights_url: str | None = None,
-        hf_token: str | None = None,
-        stall_seconds: float = STALL_SECONDS,
-    ) -> None:
-        self._folder = cache / manifest.folder_name
+    def __init__(self, manifest: Manifest, store: Store) -> None:
+        self._folder = store.cache / manifest.folder_name
         self._files = manifest.files
         self._found = identities(self._folder, self._files)
         thread = ThreadPoolExecutor(1)
-        self._verified = thread.submit(
-            ensure_weights,
-            manifest,
-            cache,
-            weights_url=weights_url,
-            hf_token=hf_token,
-            stall_seconds=stall_seconds,
-        )
+        self._verified = thread.submit(ensure_weights, manifest, store)
         thread.shutdown(wait=False)
 
     def load(self, load: Callable[[Path], Loaded]) -> Loaded:
@@ -117,17 +92,17 @@ def _timed(load: Callable[[Path], Loaded], folder: Path) -> Loaded:
     return loaded
 
 
-def _ways(manifest: Manifest, weights_url: str | None, hf_token: str | None, stall_seconds: float) -> list[Way]:
+def _ways(manifest: Manifest, store: Store) -> list[Way]:
     """Return each source with each fetcher in the order to try: pget where it is on PATH, then plain HTTP.
 
     A gated source is for plain HTTP alone: pget would carry the token along on redirects.
     """
     pget = shutil.which("pget")
     ways: list[Way] = []
-    for source in [*([own_source(weights_url)] if weights_url else []), *manifest.sources]:
+    for source in [*([own_source(store.weights_url)] if store.weights_url else []), *manifest.sources]:
         if pget and not source.gated:
-            ways.append(Way(source, PgetFetcher(pget, stall_seconds)))
-        ways.append(Way(source, HttpFetcher(stall_seconds, hf_token if source.gated else None)))
+            ways.append(Way(source, PgetFetcher(pget, store.stall_seconds)))
+        ways.append(Way(source, HttpFetcher(store.stall_seconds, store.hf_token if source.gated else None)))
     return ways
 
 

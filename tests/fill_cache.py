@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from embeddinggemma.manifest import read_manifest
+from embeddinggemma.settings import Store
 from embeddinggemma.weights import WeightsError, ensure_weights
 
 if __name__ == "__main__":
@@ -14,6 +15,6 @@ if __name__ == "__main__":
     if largest:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest[0]), resource.RLIM_INFINITY))
     try:
-        ensure_weights(read_manifest(Path(manifest)), Path(cache), stall_seconds=5)
+        ensure_weights(read_manifest(Path(manifest)), Store(Path(cache), stall_seconds=5))
     except WeightsError as error:
         sys.exit(str(error))

@@ -19,6 +19,7 @@ import pytest
 
 from embeddinggemma import download
 from embeddinggemma.manifest import Source
+from embeddinggemma.settings import Store
 from embeddinggemma.weights import WeightsError, ensure_weights
 from tests import faulty_server, tiny_model
 from tests.faulty_server import Fault, FaultyServer, both, cut, flip, ignore_range, redirect, reset, silence, status
@@ -123,7 +124,7 @@ def story(log: pytest.LogCaptureFixture) -> str:
 
 
 def fetch(cache: Path, *sources: str | Source) -> Path:
-    return ensure_weights(manifest(*sources), cache, hf_token="hf_secret", stall_seconds=STALL_SECONDS)
+    return ensure_weights(manifest(*sources), Store(cache, hf_token="hf_secret", stall_seconds=STALL_SECONDS))
 
 
 @pytest.mark.parametrize("fault", PERMANENT)

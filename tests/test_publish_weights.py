@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 from embeddinggemma.manifest import Manifest, read_manifest
+from embeddinggemma.settings import Store
 from embeddinggemma.weights import ensure_weights
 from local_server import PROJECT
 
@@ -44,7 +45,7 @@ def test_what_is_published_can_be_fetched_from_a_plain_file_server(
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "out"))) as cdn:
         Thread(target=cdn.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{cdn.server_port}/{manifest.folder_name}"
-        ensure_weights(dataclasses.replace(manifest, sources=()), tmp_path / "cache", weights_url=url)
+        ensure_weights(dataclasses.replace(manifest, sources=()), Store(tmp_path / "cache", weights_url=url))
         cdn.shutdown()
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from embeddinggemma.settings import Settings
+from embeddinggemma.settings import Settings, Store
 
 PROJECT = Path("/project")
 
@@ -11,13 +11,10 @@ def test_without_variables_the_defaults_hold() -> None:
     settings = Settings.from_environment({}, PROJECT)
     assert settings == Settings(
         manifest=PROJECT / "weights_manifest.json",
-        cache=Path("~/.cache/embeddinggemma").expanduser(),
-        weights_url=None,
-        hf_token=None,
+        store=Store(Path("~/.cache/embeddinggemma").expanduser(), stall_seconds=30),
         engine="native",
         dtype="auto",
         tokens_per_batch=None,
-        stall_seconds=30,
         load_log_seconds=60,
     )
     assert Settings.from_environment({"EMBEDDINGGEMMA_CACHE": "", "HF_TOKEN": ""}, PROJECT) == settings
@@ -38,13 +35,10 @@ def test_every_variable_is_read() -> None:
     settings = Settings.from_environment(environment, PROJECT)
     assert settings == Settings(
         manifest=Path("/m.json"),
-        cache=Path("/c"),
-        weights_url="https://cdn.example/e",
-        hf_token="hf_secret",
+        store=Store(Path("/c"), "https://cdn.example/e", "hf_secret", 2.5),
         engine="sentence-transformers",
         dtype="bfloat16",
         tokens_per_batch=512,
-        stall_seconds=2.5,
         load_log_seconds=10,
     )
     assert "hf_secret" not in repr(settings)

@@ -9,6 +9,7 @@ import pytest
 
 from embeddinggemma import weights
 from embeddinggemma.manifest import ManifestError, Source
+from embeddinggemma.settings import Store
 from embeddinggemma.weights import WeightsError, WeightsInBackground, ensure_weights
 from tests import tiny_model
 from tests.faulty_server import FaultyServer, redirect
@@ -30,25 +31,25 @@ def server() -> Iterator[FaultyServer]:
 
 def test_a_warm_start_asks_no_server_and_writes_nothing(tmp_path: Path) -> None:
     folder = write_right_files(tmp_path)
-    assert ensure_weights(manifest("http://127.0.0.1:9/{path}"), tmp_path) == folder
+    assert ensure_weights(manifest("http://127.0.0.1:9/{path}"), Store(tmp_path)) == folder
     assert list(tmp_path.iterdir()) == [folder], "a complete cache may lie on a read-only disk"
 
 
 def test_ones_own_source_comes_first(server: FaultyServer, tmp_path: Path) -> None:
     cdn = manifest(f"{server.url}/cdn/{{path}}")
-    assert is_right(ensure_weights(cdn, tmp_path, weights_url=f"{server.url}/own"))
+    assert is_right(ensure_weights(cdn, Store(tmp_path, weights_url=f"{server.url}/own")))
     assert {request.path for request in server.requests} == {f"/own/{path}" for path in FILES}
 
 
 def test_an_unsafe_own_source_is_refused_before_anything_is_fetched(server: FaultyServer, tmp_path: Path) -> None:
     with pytest.raises(ManifestError):
-        ensure_weights(manifest(f"{server.url}/cdn/{{path}}"), tmp_path, weights_url="http://cdn.example")
+        ensure_weights(manifest(f"{server.url}/cdn/{{path}}"), Store(tmp_path, weights_url="http://cdn.example"))
     assert not server.requests
 
 
 def test_what_is_missing_and_what_was_tried_is_in_the_error(server: FaultyServer, tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as error:
-        ensure_weights(manifest(f"{server.url}/none/{{path}}", f"{server.url}/void/{{path}}"), tmp_path)
+        ensure_weights(manifest(f"{server.url}/none/{{path}}", f"{server.url}/void/{{path}}"), Store(tmp_path))
     said = str(error.value)
     assert all(f"{path} is missing ({len(body):,} bytes, sha256 " in said for path, body in FILES.items())
     assert all(f"{server.url}/{name}/{{path}} with http: {server.url}/{name}/" in said for name in ("none", "void"))
@@ -56,7 +57,7 @@ def test_what_is_missing_and_what_was_tried_is_in_the_error(server: FaultyServer
 
 def test_a_manifest_without_sources_says_so(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no source is named"):
-        ensure_weights(manifest(), tmp_path)
+        ensure_weights(manifest(), Store(tmp_path))
 
 
 def test_the_token_goes_to_the_gated_source_alone_and_never_to_pget(
@@ -71,7 +72,7 @@ def test_the_token_goes_to_the_gated_source_alone_and_never_to_pget(
         server.publish("gated", FILES)
         del server.files[f"/cdn/{BIG}"]
         gated = Source(f"{server.url}/gated/{{path}}", gated=True)
-        ensure_weights(manifest(f"{server.url}/cdn/{{path}}", gated), tmp_path / "cache", hf_token="hf_secret")
+        ensure_weights(manifest(f"{server.url}/cdn/{{path}}", gated), Store(tmp_path / "cache", hf_token="hf_secret"))
         told = {request.path for request in server.requests if "hf_secret" in str(request.headers)}
         assert told == {f"/gated/{BIG}"}
         assert len(storage.requests) == 1
@@ -85,7 +86,7 @@ def test_the_log_says_where_the_seconds_went(
     server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    in_background = WeightsInBackground(manifest(f"{server.url}/cdn/{{path}}"), tmp_path)
+    in_background = WeightsInBackground(manifest(f"{server.url}/cdn/{{path}}"), Store(tmp_path))
     in_background.load(lambda _: None)
     said = [message.partition(":")[0] for message in caplog.messages]
     assert said == ["verify", "weights", "download", "verify", "load"]
@@ -105,7 +106,7 @@ def test_loading_does_not_wait_for_the_digests_of_a_warm_cache(tmp_path: Path, m
         return given.name
 
     monkeypatch.setattr(weights, "ensure_weights", verified_after_loading_began)
-    assert WeightsInBackground(manifest(), tmp_path).load(load) == folder.name
+    assert WeightsInBackground(manifest(), Store(tmp_path)).load(load) == folder.name
 
 
 def test_what_was_loaded_from_a_wrong_file_is_loaded_again(server: FaultyServer, tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_what_was_loaded_from_a_wrong_file_is_loaded_again(server: FaultyServer,
         loaded.append((given / BIG).read_bytes())
         return loaded[-1]
 
-    result = WeightsInBackground(manifest(f"{server.url}/cdn/{{path}}"), tmp_path).load(load)
+    result = WeightsInBackground(manifest(f"{server.url}/cdn/{{path}}"), Store(tmp_path)).load(load)
     assert result == FILES[BIG]
     assert len(loaded) == 2
 
@@ -133,7 +134,7 @@ def test_a_file_that_cannot_be_loaded_because_it_is_wrong_is_fetched_and_loaded_
             raise ValueError("cannot be parsed")
         return body
 
-    assert WeightsInBackground(manifest(f"{server.url}/cdn/{{path}}"), tmp_path).load(load) == FILES[BIG]
+    assert WeightsInBackground(manifest(f"{server.url}/cdn/{{path}}"), Store(tmp_path)).load(load) == FILES[BIG]
 
 
 def test_an_error_in_loading_right_files_is_not_hidden(tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_an_error_in_loading_right_files_is_not_hidden(tmp_path: Path) -> None:
         raise ValueError("out of memory")
 
     with pytest.raises(ValueError, match="out of memory"):
-        WeightsInBackground(manifest(), tmp_path).load(load)
+        WeightsInBackground(manifest(), Store(tmp_path)).load(load)
     assert len(loads) == 1
 
 
@@ -160,12 +161,12 @@ def test_files_that_another_process_replaced_meanwhile_are_loaded_again(tmp_path
         loads.append(1)
         return len(loads)
 
-    assert WeightsInBackground(manifest(), tmp_path).load(load) == 2
+    assert WeightsInBackground(manifest(), Store(tmp_path)).load(load) == 2
 
 
 def test_wrong_files_that_cannot_be_replaced_are_never_handed_out(tmp_path: Path) -> None:
     folder = write_right_files(tmp_path)
     (folder / BIG).write_bytes(b"\0" + FILES[BIG][1:])
     with pytest.raises(WeightsError, match=f"{BIG} has sha256 "):
-        WeightsInBackground(manifest(), tmp_path).load(lambda given: given)
+        WeightsInBackground(manifest(), Store(tmp_path)).load(lambda given: given)
     assert not tiny_model.strays(tmp_path)

@@ -94,13 +94,7 @@ class Embedder:
         from embeddinggemma.encoder import load_encoder
 
         torch.set_num_threads(threads)
-        folder = ensure_weights(
-            manifest,
-            settings.cache,
-            weights_url=settings.weights_url,
-            hf_token=settings.hf_token,
-            stall_seconds=settings.stall_seconds,
-        )
+        folder = ensure_weights(manifest, settings.store)
         self._tokenizer = Tokenizer(folder)
         self._encoder = load_encoder(folder, settings.engine, settings.dtype)
         self._tokens_per_batch = settings.tokens_per_batch or self._encoder.tokens_per_batch
