@@ -37,7 +37,7 @@ def test_pget_is_pinned_and_checked() -> None:
 def test_every_requirement_is_pinned_with_its_reason() -> None:
     for path in [*PROJECT.glob("requirements*.txt"), *PROJECT.glob("*/requirements*.txt")]:
         for line in path.read_text().splitlines():
-            assert not line or line.startswith("#") or re.match(r"[\w-]+==\S+", line), line
+            assert not line or line.startswith("#") or re.match(r"[\w-]+(\[\w+\])?==\S+", line), line
     for name in ("requirements.txt", "examples/requirements.txt"):
         for line in (PROJECT / name).read_text().splitlines()[1:]:
             assert re.search(r"\s# .{10,}", line), f"{line} has no reason"
