@@ -114,7 +114,7 @@ def _ray(workers: Workers) -> Iterator[Placement]:
     if workers.address is None:
         cpus = len(os.sched_getaffinity(0))
         most = workers.count or cpus
-        ray.init(num_cpus=cpus, object_store_memory=_STORE_BYTES * (most + 1), **quiet)
+        ray.init("local", num_cpus=cpus, object_store_memory=_STORE_BYTES * (most + 1), **quiet)
     else:
         ray.init(workers.address, runtime_env={"py_modules": [str(_PACKAGE)]}, **quiet)
     try:
