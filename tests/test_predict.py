@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from array import array
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -39,7 +40,7 @@ class HeldTokenizer:
         self.portions.append(list(texts))
         self.entered.release()
         self.may_go_on.wait(30)
-        return [TokenizedText([2, 5, 1], 3) for _ in texts]
+        return [TokenizedText(array("i", [2, 5, 1]), 3) for _ in texts]
 
 
 def _vectors(token_ids: Sequence[Sequence[int]]) -> Future[Float32Array]:
