@@ -9,9 +9,7 @@ import torch
 
 from embeddinggemma import encoder
 from embeddinggemma.model import EmbeddingGemma
-from predict import Predictor
-
-__all__ = ["Predictor"]
+from predict import Predictor as Container
 
 BREAKS_AT = 100
 MEMORY = 300
@@ -44,5 +42,10 @@ def _breaking(model: EmbeddingGemma, token_ids: Sequence[Sequence[int]]) -> torc
     return _encode(model, token_ids)
 
 
-patch.object(EmbeddingGemma, "encode", _breaking).start()
-patch.dict(encoder._LONGEST_PASS, cpu=2.0).start()
+class Predictor(Container):
+    """The container, broken when it is set up."""
+
+    def setup(self) -> None:
+        patch.object(EmbeddingGemma, "encode", _breaking).start()
+        patch.dict(encoder._LONGEST_PASS, cpu=2.0).start()
+        super().setup()

@@ -46,7 +46,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(["| promise | how it is tested | measured |", "| --- | --- | --- |", *lines]) + "\n"
 
 
-def tests_in(page: str) -> set[tuple[str, str]]:
+def rows_in(page: str) -> set[tuple[str, str]]:
     """Return the promise and the test of each row of a page."""
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
     return {(row[0], row[1]) for row in rows[2:]}

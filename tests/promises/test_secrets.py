@@ -10,7 +10,6 @@ import pytest
 
 from local_server import LocalServer, health
 from predict import Predictor
-from tests import tiny_model
 from tests.faulty_server import FaultyServer, status
 from tests.promises.container import MARKER, SETTLED, Container, fill_slots, readable, request_bytes, seconds_until
 from tests.promises.evidence import Evidence
@@ -75,13 +74,16 @@ def test_the_token_is_nowhere_to_be_seen(with_token: Container, evidence: Eviden
     evidence.record("No text and no secret is printed", how, "not found")
 
 
-def test_a_setup_that_fails_with_the_token_does_not_tell_it(tmp_path: Path, evidence: Evidence) -> None:
+def test_a_setup_that_fails_with_the_token_does_not_tell_it(
+    small_model: Path, tmp_path: Path, evidence: Evidence
+) -> None:
     with FaultyServer() as hub:
         manifest = tmp_path / "manifest.json"
         source = f"{hub.url}/hub/{{path}}"
-        made = json.loads(tiny_model.write_manifest(manifest, source).read_text())
+        made = json.loads((small_model / "weights_manifest.json").read_text())
         manifest.write_text(json.dumps(made | {"sources": [{"url": source, "gated": True}]}))
-        for path in tiny_model.FILES:
+        paths = [file["path"] for file in made["files"]]
+        for path in paths:
             hub.fail(f"/hub/{path}", repeat(status(401)))
         changes = {"HF_TOKEN": TOKEN, "EMBEDDINGGEMMA_MANIFEST": str(manifest), "EMBEDDINGGEMMA_CACHE": str(tmp_path)}
         server = LocalServer(tmp_path / "log", weights="manifest", changes=changes)
@@ -92,11 +94,7 @@ def test_a_setup_that_fails_with_the_token_does_not_tell_it(tmp_path: Path, evid
             told = json.dumps(health(server.url))
         finally:
             server.stop()
-        asked = [
-            request.headers.get("Authorization")
-            for path in tiny_model.FILES
-            for request in hub.asked_for(f"/hub/{path}")
-        ]
+        asked = [request.headers.get("Authorization") for path in paths for request in hub.asked_for(f"/hub/{path}")]
     assert f"Bearer {TOKEN}" in asked, "the token was not even used"
     printed = server.log.read_text()
     assert "has the account of HF_TOKEN accepted the licence?" in printed

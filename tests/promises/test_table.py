@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.promises.evidence import TABLE, Evidence, tests_in
+from tests.promises.evidence import TABLE, Evidence, rows_in
 
 
 def test_the_table_in_the_docs_has_every_row(evidence: Evidence, request: pytest.FixtureRequest) -> None:
@@ -11,4 +11,4 @@ def test_the_table_in_the_docs_has_every_row(evidence: Evidence, request: pytest
     if not set(folder.glob("test_*.py")) <= ran or request.session.testsfailed:
         pytest.skip("only some of the promises were tested")
     proved = {(row.promise, row.test) for row in evidence.rows}
-    assert proved <= tests_in(TABLE.read_text()), "docs/promises.md lacks rows; run scripts/promises --full"
+    assert proved <= rows_in(TABLE.read_text()), "docs/promises.md lacks rows; run scripts/promises --full"
