@@ -50,8 +50,9 @@ class Predictor(BasePredictor):
         from embeddinggemma.encoder import load_encoder
         from embeddinggemma.running import running
 
+        early = weights.load_early("tokenizer.json", Tokenizer)  # takes a second, in which the rest may come
         self.tokenizer, encoder = weights.load(
-            lambda folder: (Tokenizer(folder), load_encoder(folder, settings.engine, settings.dtype))
+            lambda folder: (early or Tokenizer(folder), load_encoder(folder, settings.engine, settings.dtype))
         )
         tokens_per_batch = settings.tokens_per_batch or encoder.tokens_per_batch
         self.batcher = Batcher(encoder.submit, tokens_per_batch, encoder.longest_pass)

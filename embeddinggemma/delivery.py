@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from embeddinggemma.archive import unpack_pinned
@@ -80,23 +81,25 @@ def _arrivals(way: Way, files: Sequence[PinnedFile], staging: Path) -> Iterator[
         (staging / file.path).parent.mkdir(parents=True, exist_ok=True)
     if way.source.is_archive:
         tar = Download(way.source.url, staging / ".tar", None)
-        list(_downloaded(way.fetcher, [tar]))
+        list(_downloaded(way.fetcher, [[tar]]))
         yield from unpack_pinned(tar.path, files, staging)
         return
     downloads = {Download(way.source.url_of(file), staging / file.path, file.size): file for file in files}
-    for download, sha256 in _downloaded(way.fetcher, list(downloads)):
+    *small, largest = sorted(downloads, key=lambda download: downloads[download].size)
+    # What is small arrives first, and can be loaded while the network's weights are on their way.
+    for download, sha256 in _downloaded(way.fetcher, [part for part in (small, [largest]) if part]):
         yield downloads[download], download.path, sha256
 
 
-def _downloaded(fetcher: Fetcher, downloads: Sequence[Download]) -> Iterator[tuple[Download, str | None]]:
-    """Fetch, and say in the log how far it is and how long it took."""
+def _downloaded(fetcher: Fetcher, parts: Sequence[Sequence[Download]]) -> Iterator[tuple[Download, str | None]]:
+    """Fetch one part after the other, and say in the log how far it is and how long it took."""
     started = time.perf_counter()
-    pending = list(downloads)
+    pending = list(chain.from_iterable(parts))
     handed_on = 0  # bytes
-    sizes = [download.size for download in downloads if download.size is not None]
-    total = sum(sizes) if len(sizes) == len(downloads) else None
+    sizes = [download.size for download in pending]
+    total = None if None in sizes else sum(filter(None, sizes))
     with progress(lambda: handed_on + arrived_bytes(pending), total):
-        for download, sha256 in fetcher.fetch(downloads):
+        for download, sha256 in chain.from_iterable(map(fetcher.fetch, parts)):
             handed_on += arrived_bytes([download])
             pending.remove(download)
             yield download, sha256

@@ -5,7 +5,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +18,8 @@ from embeddinggemma.settings import Store
 from embeddinggemma.verification import Faults, faults, identities
 
 Loaded = TypeVar("Loaded")
+
+_GLANCE = 0.02  # seconds between two looks for a file
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +56,26 @@ class WeightsInBackground:
         self._folder = store.cache / manifest.folder_name
         self._files = manifest.files
         self._found = identities(self._folder, self._files)
+        self._missing = {file.path for file in manifest.files if not (self._folder / file.path).exists()}
         thread = ThreadPoolExecutor(1)
         self._verified = thread.submit(ensure_weights, manifest, store)
         thread.shutdown(wait=False)
+
+    def load_early(self, path: str, load: Callable[[Path], Loaded]) -> Loaded | None:
+        """Return `load(folder)` as soon as the one file that it reads is there, be others still on their way.
+
+        A file that was missing gets its name only when it is verified. Of one that was there before, nothing is known
+        yet: None, and `load` loads it with the others.
+
+        Raises:
+            WeightsError, ManifestError: as for ensure_weights.
+
+        """
+        if path not in self._missing:
+            return None
+        while not (self._folder / path).exists() and not wait([self._verified], timeout=_GLANCE).done:
+            pass
+        return _timed(load, self._folder if (self._folder / path).exists() else self._verified.result())
 
     def load(self, load: Callable[[Path], Loaded]) -> Loaded:
         """Return `load(folder)`, all of whose files are verified by then.

@@ -109,6 +109,28 @@ def test_loading_does_not_wait_for_the_digests_of_a_warm_cache(tmp_path: Path, m
     assert WeightsInBackground(manifest(), Store(tmp_path)).load(load) == folder.name
 
 
+def test_a_small_file_can_be_loaded_while_the_largest_is_still_to_come(server: FaultyServer, tmp_path: Path) -> None:
+    may_come = threading.Event()
+    server.fail(f"/cdn/{BIG}", [lambda _: None if may_come.wait(30) else pytest.fail("nobody waited for the rest")])
+    in_background = WeightsInBackground(manifest(f"{server.url}/cdn/{{path}}"), Store(tmp_path))
+    assert in_background.load_early("config.json", lambda folder: (folder / "config.json").read_bytes())
+    assert not (tmp_path / manifest().folder_name / BIG).exists()
+    may_come.set()
+    assert in_background.load(lambda folder: (folder / BIG).read_bytes()) == FILES[BIG]
+
+
+def test_a_file_of_a_warm_cache_is_not_loaded_early(tmp_path: Path) -> None:
+    write_right_files(tmp_path)
+    in_background = WeightsInBackground(manifest(), Store(tmp_path))
+    assert in_background.load_early("config.json", lambda _: pytest.fail("nothing is known of it yet")) is None
+
+
+def test_who_waits_early_for_a_file_that_never_comes_is_told(tmp_path: Path) -> None:
+    in_background = WeightsInBackground(manifest(), Store(tmp_path))
+    with pytest.raises(WeightsError, match=r"config\.json is missing"):
+        in_background.load_early("config.json", lambda folder: folder)
+
+
 def test_what_was_loaded_from_a_wrong_file_is_loaded_again(server: FaultyServer, tmp_path: Path) -> None:
     folder = write_right_files(tmp_path)
     (folder / BIG).write_bytes(b"\0" + FILES[BIG][1:])
