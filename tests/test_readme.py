@@ -195,3 +195,9 @@ def test_the_task_table_has_every_tasks_prompt() -> None:
     for task in TASKS:
         prompt = add_prompt("{text}", task).replace("title: none", 'title: {title or "none"}')
         assert re.search(rf"^\| `{task}` \|.*\| `{re.escape(prompt)}` \|$", table, re.MULTILINE), task
+
+
+def test_the_table_of_speeds_is_the_measured_one() -> None:
+    machine, table, *_ = (PROJECT / "benchmarks" / "results" / "speed.md").read_text().split("\n\n")
+    assert table in README
+    assert machine.removeprefix("Machine: ").split(". ")[0] in README
