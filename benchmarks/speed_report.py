@@ -10,7 +10,7 @@ TITLES = {
     "c": "latency, 2,048 tokens",
     "d": "throughput, mixed texts",
     "e": "cold start: process start to first vector",
-    "f": "HTTP requests/s at 64 connections, to one text a forward pass",
+    "f": "HTTP requests/s at 64 connections, to one text a pass",
     "g": "peak memory",
     "h": "what HTTP adds to the encoder's call for one short text",
 }
@@ -144,20 +144,24 @@ def chart(figures: Mapping[str, Any], targets: Comparison, path: Path) -> None:
     from matplotlib import pyplot
 
     compared = {name: by_dtype for name, by_dtype in compare(figures).items() if name not in _AT_MOST}
+    limit = limits(figures)
     dtypes, height = figures["dtypes"], 0.8 / len(figures["dtypes"])
     figure, axes = pyplot.subplots(figsize=(10, 5), layout="constrained")
     for position, dtype in enumerate(dtypes):
         rows = [row + (position - (len(dtypes) - 1) / 2) * height for row in range(len(compared))]
         colour = {"float32": "#3b76af", "bfloat16": "#ee8636"}[dtype]
         bars = axes.barh(rows, [by_dtype[dtype] for by_dtype in compared.values()], height, color=colour, label=dtype)
-        axes.bar_label(bars, fmt="%.1f×", padding=4)
+        axes.bar_label(bars, fmt="%.1f×", label_type="center", color="white")
         marks = [targets[name][dtype] for name in compared]
         axes.plot(marks, rows, "|", color="black", markersize=16, label=None if position else "target")
-    axes.axvline(1, color="grey", linewidth=1)
+        ends = [limit[name][dtype] for name in limit]  # the first rows have one
+        label = None if position else "limit of the products"
+        axes.plot(ends, rows[: len(ends)], "o", color="grey", fillstyle="none", label=label)
+    axes.axvline(1, color="grey", linewidth=1, zorder=0)
     axes.set_yticks(range(len(compared)), [TITLES[name] for name in compared])
     axes.invert_yaxis()
     axes.set_title(figures["machine"], fontsize=10)
-    axes.set_xlabel("times better than sentence-transformers' defaults (the HTTP row: than one text a forward pass)")
+    axes.set_xlabel("times better than sentence-transformers' defaults; the last row: than one text a pass")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False)
     figure.savefig(path, dpi=110)
