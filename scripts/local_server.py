@@ -14,6 +14,8 @@ from typing import IO
 
 import requests
 
+from embeddinggemma.manifest import read_manifest
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -22,6 +24,16 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def warm_cache(model: Path, cache: Path) -> dict[str, str]:
+    """Make a cache that holds a reference model already; return the environment variables that point there."""
+    manifest = model / "weights_manifest.json"
+    cache.mkdir(parents=True, exist_ok=True)
+    link = cache / read_manifest(manifest).folder_name
+    if not link.exists():
+        link.symlink_to(model)
+    return {"EMBEDDINGGEMMA_MANIFEST": str(manifest), "EMBEDDINGGEMMA_CACHE": str(cache)}
 
 
 def start_container(

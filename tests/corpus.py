@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embeddinggemma.manifest import read_manifest
+import local_server
 from tests.conftest import SCRIPTS
 
 WORDS = ["vectors", "carry", "meaning", "across", "languages", "and", "machines", "compare", "them", "quickly", "when"]
@@ -31,12 +31,7 @@ def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
 
 def warm_cache(model: Path, folder: Path) -> dict[str, str]:
     """Return the environment of a program that finds the reference model in its cache."""
-    manifest = model / "weights_manifest.json"
-    folder.mkdir(exist_ok=True)
-    link = folder / read_manifest(manifest).folder_name
-    if not link.exists():
-        link.symlink_to(model)
-    return {**os.environ, "EMBEDDINGGEMMA_MANIFEST": str(manifest), "EMBEDDINGGEMMA_CACHE": str(folder)}
+    return {**os.environ, **local_server.warm_cache(model, folder)}
 
 
 def run_script(environment: dict[str, str], name: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from embeddinggemma.manifest import read_manifest
-from local_server import free_port, health, start_container, wait_until_ready
+from local_server import free_port, health, start_container, wait_until_ready, warm_cache
 from tests.breaking_predictor import BREAKS_AT, MEMORY
 from tests.conftest import Server
 
@@ -29,14 +28,7 @@ def _text(tokens: int) -> str:
 @pytest.fixture(params=REASONS)
 def breaking(small_model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Server, str]]:
     """Return the server and the reason that it has to give."""
-    manifest = small_model / "weights_manifest.json"
-    (tmp_path / read_manifest(manifest).folder_name).symlink_to(small_model)
-    changes = {
-        "EMBEDDINGGEMMA_MANIFEST": str(manifest),
-        "EMBEDDINGGEMMA_CACHE": str(tmp_path),
-        "EMBEDDINGGEMMA_LOAD_LOG": "1",
-        "BREAKS": request.param,
-    }
+    changes = warm_cache(small_model, tmp_path) | {"EMBEDDINGGEMMA_LOAD_LOG": "1", "BREAKS": request.param}
     port = free_port()
     server = Server(f"http://127.0.0.1:{port}", tmp_path / "log")
     with server.log.open("wb") as log:

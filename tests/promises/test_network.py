@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from embeddinggemma.manifest import read_manifest
-from local_server import PROJECT
+from local_server import PROJECT, warm_cache
 from tests.promises.evidence import Evidence
 
 PROMISE = "With the weights in its cache the container needs no network, and asks for none"
@@ -62,13 +61,7 @@ def test_a_call_beyond_loopback_would_be_seen(traced: list[str]) -> None:
 def test_a_warm_cache_serves_without_network_and_calls_nobody(
     engine: str, traced: list[str], small_model: Path, tmp_path: Path, evidence: Evidence
 ) -> None:
-    manifest = small_model / "weights_manifest.json"
-    (tmp_path / read_manifest(manifest).folder_name).symlink_to(small_model)
-    changes = {
-        "EMBEDDINGGEMMA_MANIFEST": str(manifest),
-        "EMBEDDINGGEMMA_CACHE": str(tmp_path),
-        "EMBEDDINGGEMMA_ENGINE": engine,
-    }
+    changes = warm_cache(small_model, tmp_path) | {"EMBEDDINGGEMMA_ENGINE": engine}
     printed, calls = _run(traced, [sys.executable, "-m", "tests.promises.offline", str(tmp_path / "log")], changes)
     assert json.loads(printed)["output"]["shape"] == [768]
     assert calls, "not even the request itself was seen"
