@@ -7,9 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,12 @@ class Server:
     log: Path
 
     def post(self, **inputs: Any) -> requests.Response:
-        return requests.post(f"{self.url}/predictions", json={"input": inputs}, timeout=120)
+        """Ask for a prediction; on 409 again, as a client has to: with slots free too, it comes now and then."""
+        deadline = time.monotonic() + 10
+        while True:
+            response = requests.post(f"{self.url}/predictions", json={"input": inputs}, timeout=120)
+            if response.status_code != HTTPStatus.CONFLICT or time.monotonic() > deadline:
+                return response
 
     def predict(self, **inputs: Any) -> dict[str, Any]:
         """Return the output of a prediction that has to succeed."""

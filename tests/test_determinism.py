@@ -18,9 +18,7 @@ LENGTHS = (9, 9, 10, 11, 12, 13, 16, 17, 33, 64, 65, 100, 128, 129, 200, 256, 25
 
 
 def _embedding(server: Server, text: str) -> str:
-    while (response := server.post(text=text)).status_code == 409:  # the server's own, once in some hundreds
-        pass
-    return str(response.json()["output"]["embedding"])
+    return str(server.predict(text=text)["embedding"])
 
 
 def test_a_restart_gives_the_same_bytes(server: Server, tmp_path: Path) -> None:
