@@ -14,6 +14,7 @@ import numpy.typing as npt
 from cog import BaseModel, BasePredictor, Input
 
 from embeddinggemma.architecture import check_pinned
+from embeddinggemma.background import WeightsInBackground
 from embeddinggemma.batching import Batcher, Job
 from embeddinggemma.load_log import LoadLog
 from embeddinggemma.manifest import read_manifest
@@ -21,7 +22,6 @@ from embeddinggemma.request import Request, check_request
 from embeddinggemma.settings import Settings
 from embeddinggemma.tokenizer import MAX_TOKENS, TokenizedText, Tokenizer, portions
 from embeddinggemma.vectors import Float32Array, finish, serialize
-from embeddinggemma.weights import WeightsInBackground
 
 
 class Output(BaseModel):

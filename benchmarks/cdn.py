@@ -1,20 +1,42 @@
-"""A folder over HTTP on loopback, with Range, at little cost to the processor: `python -m benchmarks.cdn FOLDER`.
+"""A folder over HTTP on loopback, with Range: `python -m benchmarks.cdn FOLDER [MB/s]`; prints its port.
 
-Prints its port. The kernel copies the bytes (sendfile), so that what downloads them has the cores to itself.
+It costs the processor little: the kernel copies the bytes (sendfile), so that what downloads them has the cores to
+itself. Without a rate it sends as fast as it can; with one, all connections share that.
 """
 
 import re
 import sys
+import threading
+import time
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+_PIECE = 1 << 20  # bytes sent at a time where there is a rate
+
+
+class Pace:
+    """Lets so many bytes a second through."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def wait(self, size: int) -> None:
+        """Return when it is these bytes' turn."""
+        with self._lock:
+            turn = max(self._free_at, time.monotonic())
+            self._free_at = turn + size / self._rate
+        time.sleep(max(0.0, turn - time.monotonic()))
 
 
 class Handler(SimpleHTTPRequestHandler):
     """GET of whole files and of one range of bytes."""
 
     protocol_version = "HTTP/1.1"
+    pace: Pace | None = None
 
     def do_GET(self) -> None:
         """Send the file, or the part that is asked for."""
@@ -31,10 +53,14 @@ class Handler(SimpleHTTPRequestHandler):
         if asked:
             self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
         self.end_headers()
-        if last >= first:
-            with path.open("rb") as file:
-                self.wfile.flush()
-                self.connection.sendfile(file, first, last + 1 - first)
+        piece = _PIECE if self.pace else size
+        with path.open("rb") as file:
+            self.wfile.flush()
+            for start in range(first, last + 1, piece):
+                count = min(piece, last + 1 - start)
+                if self.pace:
+                    self.pace.wait(count)
+                self.connection.sendfile(file, start, count)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -42,7 +68,10 @@ class Handler(SimpleHTTPRequestHandler):
 
 def main() -> None:
     """Serve the folder until the process is ended."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=sys.argv[1]))
+    folder, *rate = sys.argv[1:]
+    if rate:
+        Handler.pace = Pace(float(rate[0]) * 1e6)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder))
     print(server.server_port, flush=True)
     server.serve_forever()
 

@@ -4,22 +4,16 @@ import fcntl
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 from embeddinggemma.delivery import STAGING_PREFIX, Way, deliver
 from embeddinggemma.download import HttpFetcher
 from embeddinggemma.manifest import Manifest, own_source
 from embeddinggemma.pget import PgetFetcher
 from embeddinggemma.settings import Store
-from embeddinggemma.verification import Faults, faults, identities
-
-Loaded = TypeVar("Loaded")
-
-_GLANCE = 0.02  # seconds between two looks for a file
+from embeddinggemma.verification import Faults, faults
 
 log = logging.getLogger(__name__)
 
@@ -43,72 +37,6 @@ def ensure_weights(manifest: Manifest, store: Store) -> Path:
     """
     ways = _ways(manifest, store)
     return _completed(manifest, store.cache, ways, _verify(manifest, store.cache))
-
-
-class WeightsInBackground:
-    """The weights, made ready in a thread while the caller imports and loads; arguments as for ensure_weights.
-
-    Where the cache holds every file in its right size, loading need not wait for the digests. What was loaded is
-    handed out only once they are known to be right.
-    """
-
-    def __init__(self, manifest: Manifest, store: Store) -> None:
-        self._folder = store.cache / manifest.folder_name
-        self._files = manifest.files
-        self._found = identities(self._folder, self._files)
-        self._missing = {file.path for file in manifest.files if not (self._folder / file.path).exists()}
-        thread = ThreadPoolExecutor(1)
-        self._verified = thread.submit(ensure_weights, manifest, store)
-        thread.shutdown(wait=False)
-
-    def load_early(self, path: str, load: Callable[[Path], Loaded]) -> Loaded | None:
-        """Return `load(folder)` as soon as the one file that it reads is there, be others still on their way.
-
-        A file that was missing gets its name only when it is verified. Of one that was there before, nothing is known
-        yet: None, and `load` loads it with the others.
-
-        Raises:
-            WeightsError, ManifestError: as for ensure_weights.
-
-        """
-        if path not in self._missing:
-            return None
-        while not (self._folder / path).exists() and not wait([self._verified], timeout=_GLANCE).done:
-            pass
-        return _timed(load, self._folder if (self._folder / path).exists() else self._verified.result())
-
-    def load(self, load: Callable[[Path], Loaded]) -> Loaded:
-        """Return `load(folder)`, all of whose files are verified by then.
-
-        `load` may be called twice: where a file that was there proves wrong, it is fetched and all is loaded again.
-
-        Raises:
-            WeightsError, ManifestError: as for ensure_weights.
-
-        """
-        if self._found:
-            try:
-                loaded = _timed(load, self._folder)
-            except Exception:
-                if self._found_was_right():
-                    raise
-            else:
-                if self._found_was_right():
-                    return loaded
-                del loaded  # before the right ones take as much memory
-            log.warning("load: again, because files had to be replaced")
-        return _timed(load, self._verified.result())
-
-    def _found_was_right(self) -> bool:
-        """Return whether the files that were there at first have been verified, and not replaced meanwhile."""
-        return identities(self._verified.result(), self._files) == self._found
-
-
-def _timed(load: Callable[[Path], Loaded], folder: Path) -> Loaded:
-    started = time.perf_counter()
-    loaded = load(folder)
-    log.info("load: %.2f s", time.perf_counter() - started)
-    return loaded
 
 
 def _ways(manifest: Manifest, store: Store) -> list[Way]:

@@ -1,17 +1,14 @@
 """Weights are fetched where they are missing, from where they may be, and used only once they are verified."""
 
 import logging
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from embeddinggemma import weights
 from embeddinggemma.manifest import ManifestError, Source
 from embeddinggemma.settings import Store
-from embeddinggemma.weights import WeightsError, WeightsInBackground, ensure_weights
-from tests import tiny_model
+from embeddinggemma.weights import WeightsError, ensure_weights
 from tests.faulty_server import FaultyServer, redirect
 from tests.tiny_model import BIG, FILES, is_right, manifest, program, write_right_files
 
@@ -80,115 +77,3 @@ def test_the_token_goes_to_the_gated_source_alone_and_never_to_pget(
     assert "/cdn/" in (tmp_path / "asked").read_text()
     assert "/gated/" not in (tmp_path / "asked").read_text()
     assert "hf_secret" not in caplog.text
-
-
-def test_the_log_says_where_the_seconds_went(
-    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    in_background = WeightsInBackground(manifest(f"{server.url}/cdn/{{path}}"), Store(tmp_path))
-    in_background.load(lambda _: None)
-    said = [message.partition(":")[0] for message in caplog.messages]
-    assert said == ["verify", "weights", "download", "verify", "load"]
-    assert "download: 3.1 MB in " in caplog.text
-
-
-def test_loading_does_not_wait_for_the_digests_of_a_warm_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_right_files(tmp_path)
-    loading = threading.Event()
-
-    def verified_after_loading_began(*_: object, **__: object) -> Path:
-        assert loading.wait(30)
-        return folder
-
-    def load(given: Path) -> str:
-        loading.set()
-        return given.name
-
-    monkeypatch.setattr(weights, "ensure_weights", verified_after_loading_began)
-    assert WeightsInBackground(manifest(), Store(tmp_path)).load(load) == folder.name
-
-
-def test_a_small_file_can_be_loaded_while_the_largest_is_still_to_come(server: FaultyServer, tmp_path: Path) -> None:
-    may_come = threading.Event()
-    server.fail(f"/cdn/{BIG}", [lambda _: None if may_come.wait(30) else pytest.fail("nobody waited for the rest")])
-    in_background = WeightsInBackground(manifest(f"{server.url}/cdn/{{path}}"), Store(tmp_path))
-    assert in_background.load_early("config.json", lambda folder: (folder / "config.json").read_bytes())
-    assert not (tmp_path / manifest().folder_name / BIG).exists()
-    may_come.set()
-    assert in_background.load(lambda folder: (folder / BIG).read_bytes()) == FILES[BIG]
-
-
-def test_a_file_of_a_warm_cache_is_not_loaded_early(tmp_path: Path) -> None:
-    write_right_files(tmp_path)
-    in_background = WeightsInBackground(manifest(), Store(tmp_path))
-    assert in_background.load_early("config.json", lambda _: pytest.fail("nothing is known of it yet")) is None
-
-
-def test_who_waits_early_for_a_file_that_never_comes_is_told(tmp_path: Path) -> None:
-    in_background = WeightsInBackground(manifest(), Store(tmp_path))
-    with pytest.raises(WeightsError, match=r"config\.json is missing"):
-        in_background.load_early("config.json", lambda folder: folder)
-
-
-def test_what_was_loaded_from_a_wrong_file_is_loaded_again(server: FaultyServer, tmp_path: Path) -> None:
-    folder = write_right_files(tmp_path)
-    (folder / BIG).write_bytes(b"\0" + FILES[BIG][1:])
-    loaded: list[bytes] = []
-
-    def load(given: Path) -> bytes:
-        loaded.append((given / BIG).read_bytes())
-        return loaded[-1]
-
-    result = WeightsInBackground(manifest(f"{server.url}/cdn/{{path}}"), Store(tmp_path)).load(load)
-    assert result == FILES[BIG]
-    assert len(loaded) == 2
-
-
-def test_a_file_that_cannot_be_loaded_because_it_is_wrong_is_fetched_and_loaded_again(
-    server: FaultyServer, tmp_path: Path
-) -> None:
-    folder = write_right_files(tmp_path)
-    (folder / BIG).write_bytes(b"\0" + FILES[BIG][1:])
-
-    def load(given: Path) -> bytes:
-        if (body := (given / BIG).read_bytes()) != FILES[BIG]:
-            raise ValueError("cannot be parsed")
-        return body
-
-    assert WeightsInBackground(manifest(f"{server.url}/cdn/{{path}}"), Store(tmp_path)).load(load) == FILES[BIG]
-
-
-def test_an_error_in_loading_right_files_is_not_hidden(tmp_path: Path) -> None:
-    write_right_files(tmp_path)
-    loads: list[int] = []
-
-    def load(_: Path) -> None:
-        loads.append(1)
-        raise ValueError("out of memory")
-
-    with pytest.raises(ValueError, match="out of memory"):
-        WeightsInBackground(manifest(), Store(tmp_path)).load(load)
-    assert len(loads) == 1
-
-
-def test_files_that_another_process_replaced_meanwhile_are_loaded_again(tmp_path: Path) -> None:
-    folder = write_right_files(tmp_path)
-    loads: list[int] = []
-
-    def load(given: Path) -> int:
-        if not loads:
-            (given / "new").write_bytes(FILES[BIG])
-            (given / "new").replace(folder / BIG)
-        loads.append(1)
-        return len(loads)
-
-    assert WeightsInBackground(manifest(), Store(tmp_path)).load(load) == 2
-
-
-def test_wrong_files_that_cannot_be_replaced_are_never_handed_out(tmp_path: Path) -> None:
-    folder = write_right_files(tmp_path)
-    (folder / BIG).write_bytes(b"\0" + FILES[BIG][1:])
-    with pytest.raises(WeightsError, match=f"{BIG} has sha256 "):
-        WeightsInBackground(manifest(), Store(tmp_path)).load(lambda given: given)
-    assert not tiny_model.strays(tmp_path)
