@@ -174,7 +174,8 @@ def table(figures: Mapping[str, Any], targets: Mapping[str, float]) -> str:
     transfers = [f"{seconds:.2f} s with {fetcher}" for fetcher, seconds in figures["transfer"].items()]
     lines = [
         f"Machine: {figures['machine']}. Medians of {figures['rounds']} rounds, seconds from the start of the server's "
-        f"process; the files come from a server on the same machine, into a folder in memory. The bare transfer takes {', '.join(transfers)}.",
+        "process; the files come from a server on the same machine, into a folder in memory. The bare transfer takes "
+        f"{', '.join(transfers)}.",
         "",
         "| start | READY | first vector | download | verify | load | warm-up |",
         "| --- | --- | --- | --- | --- | --- | --- |",
