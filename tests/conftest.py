@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pytest
 import replicate.client
 import requests
@@ -89,6 +90,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     changes = {"EMBEDDINGGEMMA_CACHE": str(folder / "cache")}
     with LocalServer(folder / "log", weights="small", changes=changes) as started:
         yield Server(started.url, started.log)
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    """Return a process's command line; nothing of one that has ended since it was found."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from embeddinggemma.settings import Store
 from embeddinggemma.weights import WeightsError
 from local_server import PROJECT
 from tests import tiny_model
+from tests.conftest import command_line
 from tests.faulty_server import FaultyServer, pause, silence
 from tests.tiny_model import BIG, FILES, is_right, manifest, program, write_right_files
 
@@ -34,7 +35,7 @@ def server() -> Iterator[FaultyServer]:
 
 def running() -> psutil.Process:
     """Return the process that makes the weights ready."""
-    [process] = psutil.Process().children()
+    [process] = [one for one in psutil.Process().children() if "embeddinggemma.background" in command_line(one)]
     return process
 
 

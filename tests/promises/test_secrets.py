@@ -10,6 +10,7 @@ import pytest
 
 from local_server import LocalServer, health
 from predict import Predictor
+from tests.conftest import command_line
 from tests.faulty_server import FaultyServer, status
 from tests.promises.container import MARKER, SETTLED, Container, fill_slots, readable, request_bytes, seconds_until
 from tests.promises.evidence import Evidence
@@ -31,7 +32,7 @@ def with_token(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def _command_lines(server: LocalServer) -> str:
     process = psutil.Process(server.process.pid)
-    return str([one.cmdline() for one in [process, *process.children(recursive=True)]])
+    return str([command_line(one) for one in [process, *process.children(recursive=True)]])
 
 
 def test_no_text_is_printed_whatever_becomes_of_its_request(with_token: Container, evidence: Evidence) -> None:
