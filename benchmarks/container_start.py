@@ -32,6 +32,7 @@ _PREDICTORS = {
     ORIGINAL: "benchmarks/original.py:Predictor",
 }
 _PACED = 250  # MB/s, 2 Gbit/s: a CDN that is a network away
+_MEMORY = "/dev/shm"  # noqa: S108 - on a disk, which writes back when it likes, one transfer took 0.9 s or 4.4
 _STAGES = {
     "download": r'"download: [^"]* MB in ([\d.]+) s',
     "verify": r'"verify: [^"]*?([\d.]+) s',
@@ -119,7 +120,7 @@ def measure(model: Path, rounds: int) -> dict[str, Any]:
     with (
         _cdn(model) as url,
         _cdn(model, _PACED) as paced_url,
-        tempfile.TemporaryDirectory(dir=_memory(), prefix="cold-start-") as scratch,
+        tempfile.TemporaryDirectory(dir=_MEMORY, prefix="cold-start-") as scratch,
     ):
         runs = _Runs(model, Path(scratch))
         for turn in range(rounds):
@@ -143,7 +144,7 @@ def measure(model: Path, rounds: int) -> dict[str, Any]:
 
 def compare(figures: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
     """Return, for each measure and fetcher, what the targets limit."""
-    compared: dict[str, dict[str, float]] = {"warm": {}, "cold": {}, "verify_cold": {}, "verify_warm": {}}
+    compared: dict[str, dict[str, float]] = {name: {} for name in _TITLES}
 
     def seconds(way: str, fetcher: str, state: str) -> float:
         return float(figures["starts"][f"{way}, {fetcher}, {state}"]["vector"])
@@ -190,11 +191,6 @@ def table(figures: Mapping[str, Any], targets: Mapping[str, float]) -> str:
     if "pget" not in figures["transfer"]:
         lines += ["", "pget was not measured: there is none on PATH, and PGET names none."]
     return "\n".join(lines) + "\n"
-
-
-def _memory() -> str | None:
-    """Return a folder in memory, where there is one: a disk that writes back made a transfer take 0.9 s or 4.4."""
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
 
 
 @contextmanager

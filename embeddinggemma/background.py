@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, TypeVar, cast
 
 from embeddinggemma.manifest import Manifest, ManifestError
-from embeddinggemma.settings import Store
+from embeddinggemma.settings import Store, without_token
 from embeddinggemma.verification import identities
 from embeddinggemma.weights import WeightsError, ensure_weights
 
@@ -100,7 +100,7 @@ def _timed(load: Callable[[Path], Loaded], folder: Path) -> Loaded:
 
 def _start(manifest: Manifest, store: Store) -> "subprocess.Popen[bytes]":
     """Start main() below. What it needs goes in by stdin, for the token must not be in a list of processes."""
-    environment = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
+    environment = without_token(os.environ)
     packages = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, packages))
     process = subprocess.Popen(

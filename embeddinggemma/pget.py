@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from embeddinggemma.download import Download, DownloadError, arrived_bytes
+from embeddinggemma.settings import without_token
 from embeddinggemma.urls import scrubbed
 
 _LEAST_PROGRESS = 1 << 16  # bytes; an idle process still reads a few, to wake its own threads
@@ -50,7 +51,7 @@ class PgetFetcher:
         """Run the program until it ends or stalls; return what went wrong. URLs go in by stdin: they may be secret."""
         folder = Path(os.path.commonpath([download.path.parent for download in downloads]))
         listing = "".join(f"{download.url} {download.path.relative_to(folder)}\n" for download in downloads)
-        environment = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
+        environment = without_token(os.environ)
         environment["PGET_PID_FILE"] = str(folder / ".pget.pid")  # its default, in /run, is not writable for all
         with tempfile.TemporaryFile() as messages, tempfile.TemporaryFile() as urls:
             urls.write(listing.encode())

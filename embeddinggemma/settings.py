@@ -79,6 +79,11 @@ def _seconds_or_none(environment: Mapping[str, str], name: str, default: float) 
     return 0.0 if environment.get(name) == "0" else _seconds(environment, name, default)
 
 
+def without_token(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for another program: a list of processes may show it, so HF_TOKEN is not in it."""
+    return {name: value for name, value in environment.items() if name != "HF_TOKEN"}
+
+
 def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:
     text = environment.get(name) or str(default)
     try:

@@ -7,11 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,9 @@ import requests
 
 from local_server import PROJECT, LocalServer
 from tests.browser import Browser
+from tests.faulty_server import FaultyServer
+from tests.promises.container import until_taken
+from tests.tiny_model import FILES
 
 SCRIPTS = PROJECT / "scripts"
 
@@ -64,12 +65,11 @@ class Server:
     log: Path
 
     def post(self, **inputs: Any) -> requests.Response:
-        """Ask for a prediction; on 409 again, as a client has to: with slots free too, it comes now and then."""
-        deadline = time.monotonic() + 10
-        while True:
-            response = requests.post(f"{self.url}/predictions", json={"input": inputs}, timeout=120)
-            if response.status_code != HTTPStatus.CONFLICT or time.monotonic() > deadline:
-                return response
+        """Ask for a prediction until it is taken, as a client has to."""
+        return until_taken(
+            lambda: requests.post(f"{self.url}/predictions", json={"input": inputs}, timeout=120),
+            lambda response: response.status_code,
+        )
 
     def predict(self, **inputs: Any) -> dict[str, Any]:
         """Return the output of a prediction that has to succeed."""
@@ -98,6 +98,20 @@ def command_line(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.NoSuchProcess:
         return []
+
+
+@pytest.fixture
+def file_server() -> Iterator[FaultyServer]:
+    """A server with the tiny model's files below /cdn."""
+    with FaultyServer() as started:
+        started.publish("cdn", FILES)
+        yield started
+
+
+@pytest.fixture
+def no_pget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PATH without pget; what a test puts into the folder bin is on it."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -20,17 +19,7 @@ from tests.conftest import command_line
 from tests.faulty_server import FaultyServer, pause, silence
 from tests.tiny_model import BIG, FILES, is_right, manifest, program, write_right_files
 
-
-@pytest.fixture(autouse=True)
-def no_pget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-
-
-@pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with FaultyServer() as started:
-        started.publish("cdn", FILES)
-        yield started
+pytestmark = pytest.mark.usefixtures("no_pget")
 
 
 def running() -> psutil.Process:
@@ -44,24 +33,26 @@ def test_an_unsafe_own_source_is_the_same_error_as_without_a_process(tmp_path: P
         WeightsInBackground(manifest(), Store(tmp_path, weights_url="http://cdn.example")).load(lambda folder: folder)
 
 
-def test_no_token_is_in_the_process_list(server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_token_is_in_the_process_list(
+    file_server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    server.fail(f"/cdn/{BIG}", [pause(0.5)])
-    gated = Source(f"{server.url}/cdn/{{path}}", gated=True)
+    file_server.fail(f"/cdn/{BIG}", [pause(0.5)])
+    gated = Source(f"{file_server.url}/cdn/{{path}}", gated=True)
     in_background = WeightsInBackground(manifest(gated), Store(tmp_path, hf_token="hf_secret"))
-    assert server.silent.wait(30)
+    assert file_server.silent.wait(30)
     listed = f"{running().cmdline()} {running().environ()}"
-    server.released.set()
+    file_server.released.set()
     assert in_background.load(is_right)
-    assert server.requests[-1].headers["Authorization"] == "Bearer hf_secret"
+    assert file_server.requests[-1].headers["Authorization"] == "Bearer hf_secret"
     assert "PYTHONPATH" in listed
     assert "hf_secret" not in listed
 
 
-def test_a_process_that_is_killed_is_an_error(server: FaultyServer, tmp_path: Path) -> None:
-    server.fail(f"/cdn/{BIG}", [silence(0.5)])
-    in_background = WeightsInBackground(manifest(f"{server.url}/cdn/{{path}}"), Store(tmp_path))
-    assert server.silent.wait(30)
+def test_a_process_that_is_killed_is_an_error(file_server: FaultyServer, tmp_path: Path) -> None:
+    file_server.fail(f"/cdn/{BIG}", [silence(0.5)])
+    in_background = WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path))
+    assert file_server.silent.wait(30)
     running().kill()
     with pytest.raises(RuntimeError, match="the process that makes the weights ready has ended before they were"):
         in_background.load(lambda folder: folder)
@@ -80,14 +71,14 @@ WeightsInBackground(read_manifest(Path(sys.argv[1])), Store(Path(sys.argv[2]))).
 
 
 @pytest.mark.parametrize("fetcher", ["http", "pget"])
-def test_a_download_ends_with_whoever_started_it(fetcher: str, server: FaultyServer, tmp_path: Path) -> None:
+def test_a_download_ends_with_whoever_started_it(fetcher: str, file_server: FaultyServer, tmp_path: Path) -> None:
     if fetcher == "pget":
         (tmp_path / "bin").mkdir()
         program(tmp_path / "bin" / "pget", (PROJECT / "tests" / "pget_stand_in.py").read_text())
-    server.fail(f"/cdn/{BIG}", [silence(0.5)])
-    path = tiny_model.write_manifest(tmp_path / "manifest.json", f"{server.url}/cdn/{{path}}")
+    file_server.fail(f"/cdn/{BIG}", [silence(0.5)])
+    path = tiny_model.write_manifest(tmp_path / "manifest.json", f"{file_server.url}/cdn/{{path}}")
     with subprocess.Popen([sys.executable, "-c", STARTER, path, tmp_path / "cache"], cwd=PROJECT) as starter:
-        assert server.silent.wait(30)
+        assert file_server.silent.wait(30)
         started = psutil.Process(starter.pid).children(recursive=True)
         starter.kill()
     assert len(started) == {"http": 1, "pget": 2}[fetcher]
@@ -95,10 +86,10 @@ def test_a_download_ends_with_whoever_started_it(fetcher: str, server: FaultySer
 
 
 def test_the_log_says_where_the_seconds_went(
-    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    file_server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO)
-    WeightsInBackground(manifest(f"{server.url}/cdn/{{path}}"), Store(tmp_path)).load(lambda _: None)
+    WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path)).load(lambda _: None)
     said = capfd.readouterr().err
     assert [line.partition(":")[0] for line in said.splitlines()] == ["verify", "weights", "download", "verify"]
     assert "download: 3.1 MB in " in said
@@ -122,10 +113,14 @@ def test_loading_does_not_wait_for_the_digests_of_a_warm_cache(tmp_path: Path) -
     never_mind.cancel()
 
 
-def test_a_small_file_can_be_loaded_while_the_largest_is_still_to_come(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_small_file_can_be_loaded_while_the_largest_is_still_to_come(
+    file_server: FaultyServer, tmp_path: Path
+) -> None:
     may_come = threading.Event()
-    server.fail(f"/cdn/{BIG}", [lambda _: None if may_come.wait(30) else pytest.fail("nobody waited for the rest")])
-    in_background = WeightsInBackground(manifest(f"{server.url}/cdn/{{path}}"), Store(tmp_path))
+    file_server.fail(
+        f"/cdn/{BIG}", [lambda _: None if may_come.wait(30) else pytest.fail("nobody waited for the rest")]
+    )
+    in_background = WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path))
     assert in_background.load_early("config.json", lambda folder: (folder / "config.json").read_bytes())
     assert not (tmp_path / manifest().folder_name / BIG).exists()
     may_come.set()
@@ -144,7 +139,7 @@ def test_who_waits_early_for_a_file_that_never_comes_is_told(tmp_path: Path) -> 
         in_background.load_early("config.json", lambda folder: folder)
 
 
-def test_what_was_loaded_from_a_wrong_file_is_loaded_again(server: FaultyServer, tmp_path: Path) -> None:
+def test_what_was_loaded_from_a_wrong_file_is_loaded_again(file_server: FaultyServer, tmp_path: Path) -> None:
     folder = write_right_files(tmp_path)
     (folder / BIG).write_bytes(b"\0" + FILES[BIG][1:])
     loaded: list[bytes] = []
@@ -153,13 +148,13 @@ def test_what_was_loaded_from_a_wrong_file_is_loaded_again(server: FaultyServer,
         loaded.append((given / BIG).read_bytes())
         return loaded[-1]
 
-    result = WeightsInBackground(manifest(f"{server.url}/cdn/{{path}}"), Store(tmp_path)).load(load)
+    result = WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path)).load(load)
     assert result == FILES[BIG]
     assert len(loaded) == 2
 
 
 def test_a_file_that_cannot_be_loaded_because_it_is_wrong_is_fetched_and_loaded_again(
-    server: FaultyServer, tmp_path: Path
+    file_server: FaultyServer, tmp_path: Path
 ) -> None:
     folder = write_right_files(tmp_path)
     (folder / BIG).write_bytes(b"\0" + FILES[BIG][1:])
@@ -169,7 +164,7 @@ def test_a_file_that_cannot_be_loaded_because_it_is_wrong_is_fetched_and_loaded_
             raise ValueError("cannot be parsed")
         return body
 
-    assert WeightsInBackground(manifest(f"{server.url}/cdn/{{path}}"), Store(tmp_path)).load(load) == FILES[BIG]
+    assert WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path)).load(load) == FILES[BIG]
 
 
 def test_an_error_in_loading_right_files_is_not_hidden(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,11 +60,9 @@ the program on PATH, or named by PGET, the same tests run with it too. `cdn` is 
 
 
 @pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with FaultyServer() as started:
-        started.publish("cdn", FILES)
-        started.publish("mirror", FILES)
-        yield started
+def server(file_server: FaultyServer) -> FaultyServer:
+    file_server.publish("mirror", FILES)
+    return file_server
 
 
 @pytest.fixture(params=["http", "pget", "the real pget"])

@@ -1,7 +1,6 @@
 """Weights are fetched where they are missing, from where they may be, and used only once they are verified."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,18 +11,13 @@ from embeddinggemma.weights import WeightsError, ensure_weights
 from tests.faulty_server import FaultyServer, redirect
 from tests.tiny_model import BIG, FILES, is_right, manifest, program, write_right_files
 
-
-@pytest.fixture(autouse=True)
-def no_pget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+pytestmark = pytest.mark.usefixtures("no_pget")
 
 
 @pytest.fixture
-def server() -> Iterator[FaultyServer]:
-    with FaultyServer() as started:
-        started.publish("cdn", FILES)
-        started.publish("own", FILES)
-        yield started
+def server(file_server: FaultyServer) -> FaultyServer:
+    file_server.publish("own", FILES)
+    return file_server
 
 
 def test_a_warm_start_asks_no_server_and_writes_nothing(tmp_path: Path) -> None:

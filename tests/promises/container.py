@@ -6,15 +6,18 @@ import json
 import selectors
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from http import HTTPStatus
+from typing import Any, TypeVar
 
 import numpy as np
 import psutil
 
 from embeddinggemma.vectors import Float32Array
 from local_server import LocalServer, health
+
+Taken = TypeVar("Taken")
 
 JSON = {"Content-Type": "application/json"}
 MARKER = "zyzzyva-quokka"  # stands in every hostile text; no output of the server may hold it
@@ -64,12 +67,9 @@ class Container:
             connection.close()
 
     def predict(self, **inputs: Any) -> Answer:
-        """Ask for a prediction; while the answer is 409 it is asked again, for ten seconds at most."""
+        """Ask for a prediction until it is taken."""
         body = json.dumps({"input": inputs}).encode()
-        deadline = time.monotonic() + 10
-        while (answer := self.send(body)).status == 409 and time.monotonic() < deadline:
-            pass
-        return answer
+        return until_taken(lambda: self.send(body), lambda answer: answer.status)
 
     def embedding(self, **inputs: Any) -> str:
         """Return the base64 of a prediction that has to succeed."""
@@ -112,6 +112,14 @@ class Container:
         printed = self.new_log()
         assert MARKER not in printed, "a user's text is in the log"
         assert "capacity permanently reduced" not in printed, "the server has lost a slot"
+
+
+def until_taken(ask: Callable[[], Taken], status: Callable[[Taken], int]) -> Taken:
+    """Return the first answer that is not 409, which comes now and then with slots free too; after ten seconds any."""
+    deadline = time.monotonic() + 10
+    while status(answer := ask()) == HTTPStatus.CONFLICT and time.monotonic() < deadline:
+        pass
+    return answer
 
 
 def request_bytes(
