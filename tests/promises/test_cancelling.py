@@ -6,12 +6,23 @@ import socket
 import statistics
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 
 import pytest
 
 from predict import Predictor
-from tests.promises.container import MARKER, SETTLED, Container, fill_slots, readable, request_bytes, seconds_until
+from tests.promises.container import (
+    MARKER,
+    SETTLED,
+    Container,
+    fill_slots,
+    readable,
+    request_bytes,
+    seconds_until,
+    until_taken,
+)
 from tests.promises.evidence import Evidence
 
 pytestmark = pytest.mark.usefixtures("unharmed")
@@ -20,6 +31,7 @@ SLOTS = Predictor.predict.__cog_concurrent_max__
 PROMISE = "Cancelling frees the slot at once and costs no forward pass that has not begun"
 LONG = {"texts": [f"{MARKER} " + "word " * 1000] * 16}  # about 16,000 tokens, half a second of forward passes
 SHORTER = {"texts": [f"{MARKER} " + "word " * 100] * 4}
+REFUSED = "refused"
 SLOWER = 1.5  # times as long, and 5 ms: what a median may have grown by, other work on the machine included
 
 
@@ -60,11 +72,12 @@ def test_a_storm_of_cancels_leaves_the_server_as_fast_as_before(
     def cancel(number: int) -> str:
         """Ask for something long and think better of it: every other one by name, the rest by hanging up."""
         with container.open(request_bytes(LONG, method="PUT", path=f"/predictions/storm-{number}")) as connection:
-            assert not readable([connection], SETTLED), "answered before it could be cancelled"
+            if readable([connection], SETTLED):
+                return _outcome(connection)
             return _cancel_by_name(container, connection, f"storm-{number}") if number % 2 else "canceled"
 
     with ThreadPoolExecutor(32) as clients:
-        outcomes = Counter(clients.map(cancel, range(cancels)))
+        outcomes = Counter(clients.map(_until_taken(cancel), range(cancels)))
     assert outcomes == {"canceled": cancels}
     seconds_until(container.is_idle, limit=10)
     after = _median_ms(container)
@@ -91,7 +104,7 @@ def test_a_cancel_in_the_first_instant_may_be_lost_but_no_answer_is(
             return _cancel_by_name(container, connection, f"early-{number}")
 
     with ThreadPoolExecutor(32) as clients:
-        outcomes = Counter(clients.map(cancel, range(cancels)))
+        outcomes = Counter(clients.map(_until_taken(cancel), range(cancels)))
     assert outcomes.total() == cancels
     assert outcomes.keys() <= {"canceled", "computed to its end", "failed"}
     seconds_until(container.is_idle, limit=60)
@@ -111,10 +124,26 @@ def test_what_is_not_there_cannot_be_cancelled(container: Container) -> None:
 
 
 def _cancel_by_name(container: Container, connection: socket.socket, name: str) -> str:
-    """Cancel a request, once the server knows it, and return the status with which it ended."""
+    """Cancel a request, once the server knows it, and return how it ended."""
     path = f"/predictions/{name}/cancel"
     seconds_until(lambda: readable([connection], 0) or container.send(b"", path=path).status == 200, limit=30)
+    return _outcome(connection)
+
+
+def _outcome(connection: socket.socket) -> str:
+    """Return how a request ended."""
     response = http.client.HTTPResponse(connection)
     response.begin()
     ended = json.loads(response.read())
+    if response.status == HTTPStatus.CONFLICT:
+        return REFUSED
     return "computed to its end" if "tokens" in ended["metrics"] else str(ended["status"])
+
+
+def _until_taken(cancel: Callable[[int], str]) -> Callable[[int], str]:
+    """Return the same, which asks again when the server has refused the request by a stray 409."""
+
+    def cancel_what_was_taken(number: int) -> str:
+        return until_taken(lambda: cancel(number), lambda outcome: HTTPStatus.CONFLICT if outcome == REFUSED else 200)
+
+    return cancel_what_was_taken
