@@ -21,14 +21,15 @@ def running(manifest: Manifest, engine: str, encoder: Encoder, tokens_per_batch:
         "weights": manifest.folder_name,
         "engine": engine,
         "dtype": str(encoder.dtype).removeprefix("torch."),
-        "device": _device(encoder.device),
+        "device": device_name(encoder.device),
         "threads": encoder.thread.submit(torch.get_num_threads).result(),
         "tokens_per_batch": tokens_per_batch,
         "versions": {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES},
     }
 
 
-def _device(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """Return the card's name, or the processor's with the extensions that its matrix products can use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     capabilities = torch.cpu.get_capabilities()
