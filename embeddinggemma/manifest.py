@@ -23,6 +23,12 @@ class PinnedFile:
     size: int
     sha256: str
 
+    @classmethod
+    def of(cls, folder: Path, path: str) -> "PinnedFile":
+        """Pin a file of a folder as it is now."""
+        with (folder / path).open("rb") as file:
+            return cls(path, (folder / path).stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
 
 @dataclass(frozen=True)
 class Source:

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -54,6 +55,21 @@ def start_container(
             "COG_MAX_CONCURRENCY": str(slots),
         },
     )
+
+
+@contextmanager
+def running_container(
+    changes: Mapping[str, str], log: Path, *, slots: int, predictor: str = "predict.py:Predictor"
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run the image's server on a free port, its output in the file `log`; yield its process and URL, not ready yet."""
+    port = free_port()
+    with log.open("wb") as output:
+        process = start_container(port, changes, slots=slots, predictor=predictor, log=output)
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 def health(url: str) -> str:

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 import predictions
 from gateway import gateway_app
-from local_server import free_port, health, start_container, wait_until_ready
+from local_server import health, running_container, wait_until_ready
 from tests.conftest import Server
 
 PATH = "/v1/models/someone/embeddinggemma-300m/predictions"
@@ -24,18 +24,12 @@ ENDED = ("succeeded", "failed", "canceled")
 @contextmanager
 def container_with_one_slot(server: Server, model: Path, log: Path) -> Iterator[tuple[Any, str]]:
     """Start a container on the weights that the server has verified; yield its process and URL."""
-    port = free_port()
     changes = {
         "EMBEDDINGGEMMA_CACHE": str(server.log.parent / "cache"),
         "EMBEDDINGGEMMA_MANIFEST": str(model / "weights_manifest.json"),
     }
-    with log.open("wb") as output:
-        process = start_container(port, changes, slots=1, log=output)
-    try:
-        yield process, f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
+    with running_container(changes, log, slots=1) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """What would give wrong vectors does not start: the real server, with weights whose every byte is as it is pinned."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -11,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from local_server import free_port, start_container, wait_until_ready, warm_cache
+from embeddinggemma.manifest import PinnedFile
+from local_server import running_container, wait_until_ready, warm_cache
 from tests.promises.evidence import Evidence
 
 MANIFEST = "weights_manifest.json"
@@ -72,22 +72,18 @@ def test_what_would_give_wrong_vectors_does_not_start(
     if wrong.file != MANIFEST:
         _pin(model, wrong.file)
 
-    log = tmp_path / "log"
-    port = free_port()
     # The cache's folder bears the name of its pins, which a manifest that is refused cannot give.
     changes = (
         {"EMBEDDINGGEMMA_MANIFEST": str(model / MANIFEST), "EMBEDDINGGEMMA_CACHE": str(tmp_path)}
         if wrong.file == MANIFEST
         else warm_cache(model, tmp_path / "cache")
     )
-    with log.open("wb") as output:
-        process = start_container(port, {**changes, **wrong.variables}, slots=16, log=output)
-    try:
-        with pytest.raises(RuntimeError, match="cannot start: SETUP_FAILED"):
-            wait_until_ready(process, f"http://127.0.0.1:{port}")
-    finally:
-        process.terminate()
-        process.wait(20)
+    log = tmp_path / "log"
+    with (
+        running_container({**changes, **wrong.variables}, log, slots=16) as (process, url),
+        pytest.raises(RuntimeError, match="cannot start: SETUP_FAILED"),
+    ):
+        wait_until_ready(process, url)
     assert wrong.reason in log.read_text()
     evidence.record("Startup refuses what would give wrong vectors", name, f"SETUP_FAILED: … {wrong.reason} …")
 
@@ -104,8 +100,7 @@ def _replace(link: Path, content: Any) -> None:
 def _pin(model: Path, file: str) -> None:
     """Make the manifest's pin that of the file as it is now."""
     manifest = _read(model / MANIFEST)
-    body = (model / file).read_bytes()
-    pin = {"path": file, "size": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+    pin = vars(PinnedFile.of(model, file))
     _replace(
         model / MANIFEST,
         manifest | {"files": [pin if one["path"] == file else one for one in manifest["files"]]},

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from local_server import free_port, health, start_container, wait_until_ready, warm_cache
+from local_server import health, running_container, wait_until_ready, warm_cache
 from tests.conftest import Server
 from tests.promises.breaking_predictor import BREAKS_AT, MEMORY
 from tests.promises.evidence import Evidence
@@ -30,18 +30,13 @@ def _text(tokens: int) -> str:
 def breaking(small_model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Server, str]]:
     """Return the server and the reason that it has to give."""
     changes = warm_cache(small_model, tmp_path) | {"EMBEDDINGGEMMA_LOAD_LOG": "1", "BREAKS": request.param}
-    port = free_port()
-    server = Server(f"http://127.0.0.1:{port}", tmp_path / "log")
-    with server.log.open("wb") as log:
-        process = start_container(
-            port, changes, slots=16, predictor="tests/promises/breaking_predictor.py:Predictor", log=log
-        )
-    try:
-        wait_until_ready(process, server.url)
-        yield server, REASONS[request.param]
-    finally:
-        process.terminate()
-        process.wait(20)
+    log = tmp_path / "log"
+    with running_container(changes, log, slots=16, predictor="tests/promises/breaking_predictor.py:Predictor") as (
+        process,
+        url,
+    ):
+        wait_until_ready(process, url)
+        yield Server(url, log), REASONS[request.param]
 
 
 def _error(answer: dict[str, Any]) -> str:
