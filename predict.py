@@ -4,24 +4,21 @@ import asyncio
 import gc
 import json
 import logging
-import os
 import time
-from pathlib import Path
 from typing import Any, Optional
 
 import cog
 import numpy.typing as npt
 from cog import BaseModel, BasePredictor, Input
 
-from embeddinggemma.architecture import check_pinned
-from embeddinggemma.background import WeightsInBackground
-from embeddinggemma.batching import Batcher, Job
-from embeddinggemma.load_log import LoadLog
-from embeddinggemma.manifest import read_manifest
+from embeddinggemma import Embedder
+from embeddinggemma.batching import Batcher, Encoded
+from embeddinggemma.engine.contract import Float32Array
 from embeddinggemma.request import Request, check_request
 from embeddinggemma.settings import Settings
-from embeddinggemma.tokenizer import MAX_TOKENS, TokenizedText, Tokenizer, portions
-from embeddinggemma.vectors import Float32Array, finish, serialize
+from embeddinggemma.tokenizer import MAX_TOKENS, TokenizedText, turns
+from embeddinggemma.traffic_log import TrafficLog
+from embeddinggemma.vectors import finish, serialize
 
 
 class Output(BaseModel):
@@ -42,25 +39,15 @@ class Predictor(BasePredictor):
         """Verify or download the weights, and load them."""
         gc.disable()  # imports make objects that stay; collecting among them would cost a tenth of a second
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        settings = Settings.from_environment(os.environ, Path(__file__).resolve().parent)
-        manifest = read_manifest(settings.manifest)
-        check_pinned(manifest)
-        weights = WeightsInBackground(manifest, settings.store)
-        # These import torch, and take seconds in which the weights come.
-        from embeddinggemma.encoder import load_encoder
-        from embeddinggemma.running import running
-
-        early = weights.load_early("tokenizer.json", Tokenizer)  # takes a second, in which the rest may come
-        self.tokenizer, encoder = weights.load(
-            lambda folder: (early or Tokenizer(folder), load_encoder(folder, settings.engine, settings.dtype))
-        )
-        tokens_per_batch = settings.tokens_per_batch or encoder.tokens_per_batch
-        self.batcher = Batcher(encoder.submit, tokens_per_batch, encoder.longest_pass)
-        self.load_log = LoadLog(settings.load_log_seconds)
+        settings = Settings.from_environment()
+        embedder = Embedder.load(settings)
+        encoder, self.tokenizer = embedder.encoder, embedder.tokenizer
+        self.batcher = Batcher(encoder.submit, embedder.tokens_per_batch, encoder.pass_timeout)
+        self.traffic_log = TrafficLog(settings.traffic_log_seconds)
         started = time.perf_counter()
-        encoder.encode([one.ids for one in self.tokenizer.encode(["warm-up"])])
+        embedder.embed(["warm-up"])
         logging.info("warm-up: %.2f s", time.perf_counter() - started)
-        logging.info("running: %s", json.dumps(running(manifest, settings.engine, encoder, tokens_per_batch)))
+        logging.info("running: %s", json.dumps(embedder.runtime()))
         gc.freeze()
         gc.enable()
 
@@ -110,7 +97,7 @@ class Predictor(BasePredictor):
     ) -> Output:
         """Embed one text, or several."""
         started = time.perf_counter()
-        with self.load_log.request() as served:
+        with self.traffic_log.request() as served:
             request = check_request(
                 text=text,
                 texts=texts,
@@ -123,18 +110,18 @@ class Predictor(BasePredictor):
             )
             tokenized = await self._tokenize(request)
             _log_truncated(tokenized)
-            job = await self.batcher.encode([one.ids for one in tokenized])
-            embedding, shape = await asyncio.to_thread(_finish, job.vectors.result(), request)
-            tokens = [len(one.ids) for one in tokenized]
+            encoded = await self.batcher.encode([text.ids for text in tokenized])
+            embedding, shape = await asyncio.to_thread(_finish, encoded.vectors, request)
+            tokens = [len(text.ids) for text in tokenized]
             served.texts, served.tokens = len(tokens), sum(tokens)
-            self._record_metrics(job, served.tokens)
+            self._record_metrics(encoded, served.tokens)
         return Output(
             embedding=embedding,
             output_format=request.output_format,
             shape=shape,
             processing_time_ms=round((time.perf_counter() - started) * 1000, 3),
             tokens=tokens,
-            truncated=[one.truncated for one in tokenized],
+            truncated=[text.truncated for text in tokenized],
         )
 
     async def healthcheck(self) -> None:
@@ -151,15 +138,15 @@ class Predictor(BasePredictor):
 
     async def _tokenize(self, request: Request) -> list[TokenizedText]:
         tokenized: list[TokenizedText] = []
-        for portion in portions(request.prompted):
-            tokenized += await asyncio.to_thread(self.tokenizer.encode, portion)
+        for turn in turns(request.prompted):
+            tokenized += await asyncio.to_thread(self.tokenizer.tokenize, turn)
         return tokenized
 
-    def _record_metrics(self, job: Job, tokens: int) -> None:
+    def _record_metrics(self, encoded: Encoded, tokens: int) -> None:
         self.record_metric("tokens", tokens)
-        self.record_metric("queue_ms", round(job.queue_ms or 0, 3))
-        self.record_metric("encode_ms", round(job.encode_ms, 3))
-        self.record_metric("batch_texts", job.batch_texts)
+        self.record_metric("queue_ms", round(encoded.queue_ms, 3))
+        self.record_metric("encode_ms", round(encoded.encode_ms, 3))
+        self.record_metric("batch_texts", encoded.batch_texts)
 
 
 def _finish(raw: Float32Array, request: Request) -> tuple[str | npt.NDArray[Any], list[int]]:
@@ -170,7 +157,7 @@ def _finish(raw: Float32Array, request: Request) -> tuple[str | npt.NDArray[Any]
 
 
 def _log_truncated(tokenized: list[TokenizedText]) -> None:
-    for position, one in enumerate(tokenized):
-        if one.truncated:
-            count = f"over {MAX_TOKENS:,}" if one.untruncated is None else f"{one.untruncated:,}"
+    for position, text in enumerate(tokenized):
+        if text.truncated:
+            count = f"over {MAX_TOKENS:,}" if text.untruncated is None else f"{text.untruncated:,}"
             print(f"texts[{position}] has {count} tokens; the first {MAX_TOKENS:,} were kept")  # noqa: T201

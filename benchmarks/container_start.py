@@ -22,8 +22,8 @@ from typing import Any
 import requests
 
 from benchmarks.original import fetch
-from embeddinggemma.manifest import read_manifest
-from local_server import free_port, start_container, wait_until_ready
+from embeddinggemma.weights.manifest import read_manifest
+from tools.server import free_port, start_server, wait_until_ready
 
 OURS, UNVERIFIED, ORIGINAL = "ours", "ours without digests", "original"
 _PREDICTORS = {
@@ -63,7 +63,7 @@ def start(way: str, environment: Mapping[str, str], log: Path) -> Start:
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
         started = time.perf_counter()
-        process = start_container(port, environment, slots=1, predictor=_PREDICTORS[way], log=output)
+        process = start_server(port, environment, slots=1, predictor=_PREDICTORS[way], log=output)
     try:
         wait_until_ready(process, url, pause=0.03)
         ready = time.perf_counter() - started

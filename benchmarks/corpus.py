@@ -1,10 +1,9 @@
 """What Ray costs: a corpus through scripts/embed_corpus beside the same rows given to the encoder in one process.
 
-And the memory of a long run. `python -m benchmarks.corpus FOLDER ROWS THREADS` is that one process.
+And the memory of a long run. `python -m benchmarks.corpus ROWS` is that one process.
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
+from tools import PROJECT
+
 _RATE = re.compile(r"this run: ([\d,]+) texts and ([\d,]+) tokens in ([\d.]+) s, after ([\d.]+) s for the start")
 
 
@@ -37,11 +37,11 @@ class Sample:
     workers: tuple[float, ...]
 
 
-def encoder_alone(folder: Path, file: Path, threads: int) -> Speed:
+def encoder_alone(environment: Mapping[str, str], file: Path, threads: int) -> Speed:
     """Give rows to the encoder in a new process, the model loaded before the clock starts."""
-    command = [sys.executable, "-m", "benchmarks.corpus", str(folder), str(file), str(threads)]
+    command = [sys.executable, "-m", "benchmarks.corpus", str(file)]
     answer = subprocess.run(
-        command, cwd=PROJECT, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, check=True, capture_output=True
+        command, cwd=PROJECT, env={**environment, "OMP_NUM_THREADS": str(threads)}, check=True, capture_output=True
     )
     return Speed(*json.loads(answer.stdout))
 
@@ -109,18 +109,16 @@ def _own_megabytes(process: int) -> float:
 def main() -> None:
     """Embed the rows of a JSONL file, and print rows, tokens, seconds and the seconds before the first of them."""
     started = time.perf_counter()
-    from embeddinggemma.corpus.embedding import encode
-    from embeddinggemma.encoder import load_encoder
+    from embeddinggemma import Embedder
     from embeddinggemma.prompts import DOCUMENT_TASK, add_prompt
-    from embeddinggemma.tokenizer import Tokenizer
     from embeddinggemma.vectors import finish
 
-    folder, file = Path(sys.argv[1]), Path(sys.argv[2])
-    tokenizer, encoder = Tokenizer(folder), load_encoder(folder)
+    file = Path(sys.argv[1])
+    embedder = Embedder.load()
     began = time.perf_counter()
     texts = [json.loads(line)["text"] for line in file.open()]
-    ids = [one.ids for one in tokenizer.encode([add_prompt(text, DOCUMENT_TASK) for text in texts])]
-    finish(encode(encoder, ids, encoder.tokens_per_batch), 768, True, "float32")
+    ids = [text.ids for text in embedder.tokenizer.tokenize([add_prompt(text, DOCUMENT_TASK) for text in texts])]
+    finish(embedder.encode(ids), 768, True, "float32")
     seconds = time.perf_counter() - began
     print(json.dumps([len(texts), sum(map(len, ids)), seconds, began - started]))
 

@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks import exported
+from embeddinggemma import Embedder
+from embeddinggemma.settings import Settings
+from tools.reference_model import warm_cache
 
 Embed = Callable[[Sequence[str]], npt.NDArray[np.float32] | None]
 
@@ -23,17 +27,15 @@ Embed = Callable[[Sequence[str]], npt.NDArray[np.float32] | None]
 def native(folder: Path, dtype: str) -> Embed:
     """Return our own stages, from text to unit vectors, with the batcher that the container uses."""
     from embeddinggemma.batching import Batcher
-    from embeddinggemma.encoder import load_encoder
-    from embeddinggemma.tokenizer import Tokenizer
     from embeddinggemma.vectors import finish
 
-    tokenizer, encoder = Tokenizer(folder), load_encoder(folder, "native", dtype)
+    embedder = _embedder(folder, dtype)
     loop = asyncio.new_event_loop()
-    batcher = Batcher(encoder.submit, encoder.tokens_per_batch)
+    batcher = Batcher(embedder.encoder.submit, embedder.tokens_per_batch)
 
     async def embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        job = await batcher.encode([one.ids for one in tokenizer.encode(texts)])
-        return finish(job.vectors.result(), 768, True, "float32")
+        encoded = await batcher.encode([text.ids for text in embedder.tokenizer.tokenize(texts)])
+        return finish(encoded.vectors, 768, True, "float32")
 
     return lambda texts: loop.run_until_complete(embed(texts))
 
@@ -50,32 +52,21 @@ def sentence_transformers(folder: Path, batch_size: int) -> Embed:
 
 def matrix_products(folder: Path, dtype: str) -> Embed:
     """Return what computes the matrix products of a forward pass and nothing else: the limit of our engine here."""
-    import torch
+    from embeddinggemma.check import multiply
 
-    from embeddinggemma.encoder import load_encoder
-    from embeddinggemma.linear import gelu_gated
-    from embeddinggemma.model import EmbeddingGemma
-    from embeddinggemma.tokenizer import Tokenizer
-
-    tokenizer, encoder = Tokenizer(folder), load_encoder(folder, "native", dtype)
-    model = encoder.model
-    assert isinstance(model, EmbeddingGemma)
-
-    @torch.inference_mode()
-    def multiply(tokens: int) -> None:
-        x = torch.ones(tokens, model.config.hidden_size, device=model.device, dtype=model.dtype)
-        for layer in model.layers:
-            attended = layer.query_key_value(x)[:, : model.config.num_attention_heads * model.config.head_dim]
-            layer.attention_output(attended)
-            layer.down(gelu_gated(x, layer.gate, layer.up))
-        x.cpu()  # waits for a GPU
+    embedder = _embedder(folder, dtype)
 
     def embed(texts: Sequence[str]) -> None:
-        tokens = sum(len(one.ids) for one in tokenizer.encode(texts))
-        for start in range(0, tokens, encoder.tokens_per_batch):
-            encoder.thread.submit(multiply, min(encoder.tokens_per_batch, tokens - start)).result()
+        multiply(embedder, sum(len(text.ids) for text in embedder.tokenizer.tokenize(texts)))
 
     return embed
+
+
+def _embedder(folder: Path, dtype: str) -> Embedder:
+    """Return our own model of a folder, whose files have been verified."""
+    with tempfile.TemporaryDirectory() as cache:
+        variables = warm_cache(folder, Path(cache)) | {"EMBEDDINGGEMMA_DTYPE": dtype}
+        return Embedder.load(Settings.from_environment(variables))
 
 
 def load(engine: str, folder: Path) -> Embed:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embeddinggemma.manifest import read_manifest
 from embeddinggemma.tokenizer import Tokenizer
+from embeddinggemma.weights.manifest import read_manifest
 
 Embed = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 Inputs = dict[str, npt.NDArray[np.int64]]
@@ -51,7 +51,7 @@ def _embed(folder: Path, run: Callable[[Inputs], Any]) -> Embed:
     tokenizer = Tokenizer(folder)
 
     def embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        ids = [one.ids for one in tokenizer.encode(texts)]
+        ids = [one.ids for one in tokenizer.tokenize(texts)]
         order = sorted(range(len(ids)), key=lambda position: len(ids[position]))
         batches = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
         vectors = np.concatenate([run(_pad([ids[position] for position in batch])) for batch in batches])

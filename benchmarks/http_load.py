@@ -1,7 +1,6 @@
 """Requests a second and their latency through the real server, at several numbers of connections."""
 
 import http.client
-import json
 import statistics
 import sys
 import threading
@@ -12,7 +11,8 @@ from dataclasses import astuple, dataclass
 from itertools import cycle
 from pathlib import Path
 
-from local_server import LocalServer
+from tools.client import exchange, until_taken
+from tools.server import LocalServer
 
 CONNECTIONS = (1, 8, 32, 64)
 
@@ -32,20 +32,17 @@ class Load:
 
 def run_load(port: int, texts: Sequence[str], connections: int, seconds: float) -> Load:
     """Let each connection send requests, one after the other, until the time is over."""
-    bodies = cycle([json.dumps({"input": {"text": text, "task": "retrieval_query"}}) for text in texts])
+    requests = cycle([{"text": text, "task": "retrieval_query"} for text in texts])
     latencies: list[float] = []
     beside_encoder_ms: list[float] = []
     outside_predict_ms: list[float] = []
     ends = time.perf_counter() + seconds
 
     def client() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
         while (started := time.perf_counter()) < ends:
-            connection.request("POST", "/predictions", next(bodies), {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            answer = json.load(response)
-            if response.status == 409:  # coglet refuses one in some hundreds even where slots are free: try again
-                continue
+            inputs = next(requests)
+            _, answer = until_taken(lambda: exchange(connection, inputs), lambda answer: answer[0])  # noqa: B023
             if answer.get("status") != "succeeded":
                 raise RuntimeError(answer)
             latencies.append(time.perf_counter() - started)

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from unittest.mock import MagicMock, patch
 
-from embeddinggemma import background, delivery, download, weights
-from embeddinggemma.manifest import PinnedFile
-from embeddinggemma.verification import Faults
+from embeddinggemma.weights import background, cache, delivery, http
+from embeddinggemma.weights.manifest import PinnedFile
+from embeddinggemma.weights.verification import Faults
 
 
 def _absent(folder: Path, files: Iterable[PinnedFile]) -> Faults:
@@ -17,9 +17,9 @@ def _absent(folder: Path, files: Iterable[PinnedFile]) -> Faults:
 
 
 if __name__ == "__main__":
-    patch.object(weights, "faults", _absent).start()
+    patch.object(cache, "faults", _absent).start()
     patch.object(delivery, "fault", lambda *_: None).start()
-    patch.object(download, "hashlib", MagicMock()).start()
+    patch.object(http, "hashlib", MagicMock()).start()
     background.main()
 else:
     from predict import Predictor

@@ -66,4 +66,4 @@ class _Corpus:
         return [self.text(min(1000, max(8, round(self._random.lognormvariate(4.09, 0.9))))) for _ in range(texts)]
 
     def _tokens(self, words: list[str]) -> int:
-        return len(self._tokenizer.encode([" ".join(words)])[0].ids)
+        return len(self._tokenizer.tokenize([" ".join(words)])[0].ids)

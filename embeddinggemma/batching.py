@@ -1,4 +1,4 @@
-"""Requests to batches: while one forward pass runs, what arrives waits and fills the next one.
+"""Texts to batches: of many requests while one forward pass runs, or of one list of texts.
 
 One task owns the queue and gives the encoder one batch at a time, so nothing here needs a lock and an idle server
 answers a lone request at once. A batch is limited by its tokens, which is what a forward pass costs.
@@ -8,36 +8,34 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from embeddinggemma.vectors import Float32Array
+from embeddinggemma.engine.contract import BatchTooLargeError, BrokenEncoderError, Float32Array, Submit
 
 log = logging.getLogger(__name__)
 
 
-class BatchTooLargeError(RuntimeError):
-    """An encoder has no memory for a batch, and may have it for a smaller one."""
+@dataclass(frozen=True)
+class Encoded:
+    """What one request got from the encoder, and where its time went."""
 
-
-class BrokenEncoderError(RuntimeError):
-    """No vector that an encoder gives from now on can be trusted, or it gives none; the message says why."""
-
-
-Submit = Callable[[Sequence[Sequence[int]]], Future[Float32Array]]
-"""Hands the token ids of some texts to an encoder; the future holds their raw vectors, [texts, size], or its error.
-
-Of the errors two are known here: BatchTooLargeError and BrokenEncoderError. Any other is a text's or a request's own.
-"""
+    vectors: Float32Array
+    """Raw, [texts, size], in the order of the texts."""
+    queue_ms: float
+    """From arrival until a batch took the first text."""
+    encode_ms: float
+    """Time of the forward passes that this request took part in."""
+    batch_texts: int
+    """Texts in the largest of these passes, of all requests together."""
 
 
 @dataclass
-class Job:
-    """One request's way through the queue: its texts, the vectors so far, and where its time went."""
+class _Job:
+    """One request's way through the queue: its texts, the vectors so far, and its times; see Encoded."""
 
     token_ids: Sequence[Sequence[int]]
     vectors: asyncio.Future[Float32Array]
@@ -46,27 +44,24 @@ class Job:
     """Positions of the texts that no batch has taken yet, the shortest first."""
     arrived: float = field(default_factory=time.perf_counter)
     queue_ms: float | None = None
-    """From arrival until a batch took the first text."""
     encode_ms: float = 0.0
-    """Time of the forward passes that this request took part in."""
     batch_texts: int = 0
-    """Texts in the largest of these passes, of all requests together."""
     done: dict[int, Float32Array] = field(default_factory=dict)
 
 
-Batch = list[tuple[Job, int]]
+_Batch = list[tuple[_Job, int]]
 """Texts for one forward pass, each as its job and its position there."""
 
 
 class Batcher:
     """Shares one encoder among all requests."""
 
-    def __init__(self, submit: Submit, tokens_per_batch: int, longest_pass: float = 600.0) -> None:
-        """Give batches of so many tokens to `submit`; after `longest_pass` seconds without an answer it is broken."""
+    def __init__(self, submit: Submit, tokens_per_batch: int, pass_timeout: float = 600.0) -> None:
+        """Give batches of so many tokens to `submit`; after `pass_timeout` seconds without an answer it is broken."""
         self._submit = submit
         self._tokens_per_batch = tokens_per_batch
-        self._longest_pass = longest_pass
-        self._jobs: deque[Job] = deque()
+        self._pass_timeout = pass_timeout
+        self._jobs: deque[_Job] = deque()
         self._unfinished: set[asyncio.Future[Float32Array]] = set()
         self._arrival = asyncio.Event()
         self._owner: asyncio.Task[None] | None = None
@@ -77,15 +72,15 @@ class Batcher:
         if self._broken:
             raise BrokenEncoderError(self._broken)
 
-    async def encode(self, token_ids: Sequence[Sequence[int]]) -> Job:
-        """Return the finished job of some texts: its vectors are [texts, size].
+    async def encode(self, token_ids: Sequence[Sequence[int]]) -> Encoded:
+        """Return the raw vectors of some texts, and where their time went.
 
         If the caller is cancelled, texts that no batch has taken yet are never encoded.
 
         Raises:
             BatchTooLargeError: one of the texts does not fit in memory even alone.
             BrokenEncoderError: the encoder broke, now or earlier; see `check`.
-            Exception: whatever else the encoder raises for this request's texts, be they alone or in company.
+            Exception: whatever else the encoder raises for this request's texts, alone or in company.
 
         """
         self.check()
@@ -94,16 +89,16 @@ class Batcher:
             self._owner = asyncio.create_task(self._run(), context=nobody)
             self._owner.add_done_callback(self._ended, context=nobody)
         shortest_first = sorted(range(len(token_ids)), key=lambda position: len(token_ids[position]))
-        job = Job(token_ids, asyncio.get_running_loop().create_future(), deque(shortest_first))
+        job = _Job(token_ids, asyncio.get_running_loop().create_future(), deque(shortest_first))
         self._jobs.append(job)
         self._unfinished.add(job.vectors)
         self._arrival.set()
         try:
-            await job.vectors
+            vectors = await job.vectors
         finally:
             job.waiting.clear()
             self._unfinished.discard(job.vectors)
-        return job
+        return Encoded(vectors, job.queue_ms or 0.0, job.encode_ms, job.batch_texts)
 
     async def _run(self) -> None:
         while True:
@@ -121,9 +116,9 @@ class Batcher:
             if not vectors.done():
                 vectors.set_exception(BrokenEncoderError(self._broken))
 
-    def _next_batch(self) -> Batch:
+    def _next_batch(self) -> _Batch:
         """Take texts from the waiting jobs in turn, one each, until the next one would exceed the token budget."""
-        batch: Batch = []
+        batch: _Batch = []
         room = self._tokens_per_batch
         while self._jobs:
             job = self._jobs[0]
@@ -138,7 +133,7 @@ class Batcher:
                 self._jobs.popleft()
         return batch
 
-    async def _encode_batch(self, batch: Batch) -> None:
+    async def _encode_batch(self, batch: _Batch) -> None:
         """Run one forward pass; should it fail, smaller ones, until the culprit fails alone."""
         batch = [(job, position) for job, position in batch if not job.vectors.done()]
         if not batch:
@@ -162,7 +157,7 @@ class Batcher:
         for (job, position), vector in list(zip(batch, vectors, strict=True)):  # none, unless there is one for each
             _deliver(job, position, vector)
 
-    async def _retry(self, batch: Batch, error: Exception) -> None:
+    async def _retry(self, batch: _Batch, error: Exception) -> None:
         parts = _split(batch, error)
         if len(parts) == 1:
             _fail(batch, error)
@@ -172,32 +167,32 @@ class Batcher:
 
     async def _vectors(self, texts: Sequence[Sequence[int]]) -> Float32Array:
         try:
-            async with asyncio.timeout(self._longest_pass):
+            async with asyncio.timeout(self._pass_timeout):
                 return await asyncio.wrap_future(self._submit(texts))
         except TimeoutError:
-            raise BrokenEncoderError(f"a forward pass gave no answer for {self._longest_pass:g} s") from None
+            raise BrokenEncoderError(f"a forward pass gave no answer for {self._pass_timeout:g} s") from None
 
 
-def _split(batch: Batch, error: Exception) -> list[Batch]:
+def _split(batch: _Batch, error: Exception) -> list[_Batch]:
     """Return a failed batch in parts to try: its halves where it was too large, else what is of each request."""
     if isinstance(error, BatchTooLargeError):
         tokens = sum(len(job.token_ids[position]) for job, position in batch)
         log.warning("memory: none for a batch of %d texts, %d tokens: %s", len(batch), tokens, error)
         middle = len(batch) // 2
         return [part for part in (batch[:middle], batch[middle:]) if part]
-    parts: dict[int, Batch] = {}
+    parts: dict[int, _Batch] = {}
     for text in batch:
         parts.setdefault(id(text[0]), []).append(text)
     return list(parts.values())
 
 
-def _deliver(job: Job, position: int, vector: Float32Array) -> None:
+def _deliver(job: _Job, position: int, vector: Float32Array) -> None:
     job.done[position] = vector.copy()  # a view would keep the vectors of the whole batch
     if len(job.done) == len(job.token_ids) and not job.vectors.done():
         job.vectors.set_result(np.stack([job.done[position] for position in range(len(job.token_ids))]))
 
 
-def _fail(batch: Batch, error: Exception) -> None:
+def _fail(batch: _Batch, error: Exception) -> None:
     """Fail the one request whose texts a batch holds."""
     job, position = batch[0]
     if isinstance(error, BatchTooLargeError):
@@ -206,3 +201,16 @@ def _fail(batch: Batch, error: Exception) -> None:
     job.waiting.clear()
     if not job.vectors.done():
         job.vectors.set_exception(error)
+
+
+def token_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+    """Return the positions of all texts, the shortest first, in batches of at most so many tokens or one text."""
+    batches: list[list[int]] = []
+    room = 0
+    for position in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not batches or lengths[position] > room:
+            batches.append([])
+            room = tokens_per_batch
+        batches[-1].append(position)
+        room -= lengths[position]
+    return batches

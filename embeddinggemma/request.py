@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embeddinggemma.prompts import add_prompt
+from embeddinggemma.validation import check_choice, check_text
 from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES, OUTPUT_FORMATS
 
 MAX_TEXTS = 1024
@@ -39,17 +40,12 @@ def check_request(
         ValueError: an input is missing or out of its limits; the message names the input, the limit and the value.
 
     """
-    _check_choice("embedding_dim", embedding_dim, DIMENSIONS)
-    _check_choice("output_format", output_format, OUTPUT_FORMATS)
-    _check_choice("output_dtype", output_dtype, OUTPUT_DTYPES)
+    check_choice("embedding_dim", embedding_dim, DIMENSIONS)
+    check_choice("output_format", output_format, OUTPUT_FORMATS)
+    check_choice("output_dtype", output_dtype, OUTPUT_DTYPES)
     prompted = tuple(add_prompt(one, task, title) for one in _check_texts(text, texts))
     dimension = int(embedding_dim)  # JSON may write 128 as 128.0
     return Request(prompted, text is not None, dimension, normalize, output_format, output_dtype)
-
-
-def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, choices))}")
 
 
 def _check_texts(text: str | None, texts: Sequence[str] | None) -> Sequence[str]:
@@ -67,16 +63,3 @@ def _check_texts(text: str | None, texts: Sequence[str] | None) -> Sequence[str]
     for position, one in enumerate(texts):
         check_text(f"texts[{position}]", one)
     return texts
-
-
-def check_text(name: str, text: object) -> None:
-    """Raise ValueError unless it is a text that can be embedded; the message says why, and never quotes it."""
-    if not isinstance(text, str):
-        raise ValueError(f"{name} is a {type(text).__name__}; it must be a string")
-    if not text or text.isspace():
-        raise ValueError(f"{name} is empty; every text needs at least one character that is not white space")
-    if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{name} has a lone surrogate at character {error.start}; send valid Unicode") from None

@@ -9,12 +9,12 @@ from pathlib import Path
 import tokenizers
 
 MAX_TOKENS = 2048  # config.json: max_position_embeddings; <bos> and <eos> count
-LONGEST_TOKEN = 31  # characters: runs of spaces, tabs or newlines; measured over the vocabulary
+MAX_TOKEN_CHARACTERS = 31  # characters: runs of spaces, tabs or newlines; measured over the vocabulary
 
 # Any 2,048 tokens lie within the first 2,048 x 31 characters. The tokenizer sees some more, so that a cut in the
 # middle of a word can only change tokens that are dropped anyway.
-_LEAST_PREFIX = MAX_TOKENS * LONGEST_TOKEN
-_LONGEST_PREFIX = 65_536
+_MIN_PREFIX = MAX_TOKENS * MAX_TOKEN_CHARACTERS
+_MAX_PREFIX = 65_536
 
 # Words, accents, scripts, an emoji, white space and a prompt, with the ids that the genuine tokenizer.json gives them.
 _PROBE = "title: none | text: Müller, 東京 \n\n🤖 été don't"
@@ -50,7 +50,7 @@ class Tokenizer:
         if (ids := self._tokenizer.encode(_PROBE).ids) != _PROBE_IDS:
             raise ValueError(f"{folder / 'tokenizer.json'} is not EmbeddingGemma's: {_PROBE!r} gave {ids}")
 
-    def encode(self, texts: Sequence[str]) -> list[TokenizedText]:
+    def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
         """Tokenize texts (prompt included), each cut to 2,048 tokens of which the last is <eos>."""
         prefixes = [_prefix(text) for text in texts]
         encodings = self._tokenizer.encode_batch_fast(prefixes)
@@ -63,38 +63,38 @@ class Tokenizer:
         """Return the character at which each token of a text begins: no prompt, no <bos> or <eos>, nothing cut.
 
         A character that takes several tokens (its bytes) stands there as many times. A text may be of any length: it
-        is tokenized in pieces, so the time is linear.
+        is tokenized in parts, so the time is linear.
         """
-        pieces = list(_pieces(text))
-        encodings = self._tokenizer.encode_batch(pieces, add_special_tokens=False)
-        before = accumulate(map(len, pieces), initial=0)
+        prefixes = list(_prefixes(text))
+        encodings = self._tokenizer.encode_batch(prefixes, add_special_tokens=False)
+        before = accumulate(map(len, prefixes), initial=0)
         return [at + start for at, encoding in zip(before, encodings, strict=False) for start, _ in encoding.offsets]
 
 
-def _pieces(text: str) -> Iterator[str]:
+def _prefixes(text: str) -> Iterator[str]:
     """Cut a text where, if such a place is near, no token can span the cut (see _prefix)."""
     start = 0
     while start < len(text):
-        piece = _prefix(text[start : start + _LONGEST_PREFIX + 1])
-        yield piece
-        start += len(piece)
+        prefix = _prefix(text[start : start + _MAX_PREFIX + 1])
+        yield prefix
+        start += len(prefix)
 
 
-def portions(texts: Sequence[str]) -> Iterator[list[str]]:
+def turns(texts: Sequence[str]) -> Iterator[list[str]]:
     """Cut texts into lists of some 20 ms of work, between which other requests have their turn.
 
     A caller who goes away while one is worked on leaves the others undone.
     """
-    portion: list[str] = []
-    room = _LONGEST_PREFIX
+    turn: list[str] = []
+    room = _MAX_PREFIX
     for text in texts:
-        characters = min(len(text), _LONGEST_PREFIX)
-        if portion and characters > room:
-            yield portion
-            portion, room = [], _LONGEST_PREFIX
-        portion.append(text)
+        characters = min(len(text), _MAX_PREFIX)
+        if turn and characters > room:
+            yield turn
+            turn, room = [], _MAX_PREFIX
+        turn.append(text)
         room -= characters
-    yield portion
+    yield turn
 
 
 def _truncate(ids: list[int], *, whole: bool) -> TokenizedText:
@@ -111,10 +111,10 @@ def _prefix(text: str) -> str:
     vocabulary no token but '>▁</' holds a space after another character, and none a newline beside one: a cut there
     changes nothing before it. Where no such place lies near, the cut falls anywhere, beyond all that is kept.
     """
-    if len(text) <= _LONGEST_PREFIX:
+    if len(text) <= _MAX_PREFIX:
         return text
-    for end in range(_LONGEST_PREFIX, _LEAST_PREFIX, -1):
+    for end in range(_MAX_PREFIX, _MIN_PREFIX, -1):
         before, after = text[end - 1], text[end]
         if (after == " " and before not in " ▁>") or (after == "\n" and before != "\n"):
             return text[:end]
-    return text[:_LONGEST_PREFIX]
+    return text[:_MAX_PREFIX]

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embeddinggemma.engine.contract import Float32Array
+
 DIMENSIONS = (768, 512, 256, 128)  # the Matryoshka dimensions that the model was trained for
 OUTPUT_DTYPES = ("float32", "float16", "int8", "ubinary")
 OUTPUT_FORMATS = ("base64", "array")
-
-Float32Array = npt.NDArray[np.float32]
 
 
 def finish(raw: Float32Array, dimension: int, normalize: bool, dtype: str) -> npt.NDArray[Any]:

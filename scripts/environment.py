@@ -1,4 +1,7 @@
-"""The local Python environment: `enter()` makes .venv from the requirements and runs the script in it."""
+"""The Python that the scripts run in: `enter()` makes .venv from the requirements and runs the script in it.
+
+With EMBEDDINGGEMMA_ENVIRONMENT=none the running Python is used as it is, and nothing is installed.
+"""
 
 import hashlib
 import os
@@ -7,21 +10,40 @@ import sys
 import venv
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools import PROJECT
+from tools.imports import missing_packages
+
+_PYTHONS = ((3, 11), (3, 12), (3, 13))
 _ENVIRONMENT = PROJECT / ".venv"
 _PYTHON = _ENVIRONMENT / "bin" / "python"
 
 
 def enter(*extras: str) -> None:
-    """Return when the running Python is the project's; else prepare that and start the script again in it.
+    """Return when the running Python has what the script needs; else prepare .venv and start the script again in it.
 
-    extras: requirements files that the script needs beside requirements-dev.txt.
+    extras: requirements files that the script needs besides requirements-dev.txt.
     """
+    if sys.version_info[:2] not in _PYTHONS:
+        accepted = ", ".join(".".join(map(str, version)) for version in _PYTHONS)
+        sys.exit(f"Python {accepted} are accepted; {sys.executable} is {sys.version.split()[0]}")
+    if os.environ.get("EMBEDDINGGEMMA_ENVIRONMENT") == "none":
+        _check_running_python()
+        return
     for requirements in ("requirements-dev.txt", *extras):
         _install(PROJECT / requirements)
     if Path(sys.prefix) != _ENVIRONMENT:
         os.execv(_PYTHON, [str(_PYTHON), *sys.argv])  # noqa: S606
-    sys.path.insert(0, str(PROJECT))
+
+
+def _check_running_python() -> None:
+    script = Path(sys.argv[0]).resolve()
+    if missing := missing_packages(script):
+        sys.exit(
+            f"scripts/{script.name} needs {', '.join(missing)}, which {sys.executable} does not have; install them, or "
+            "leave EMBEDDINGGEMMA_ENVIRONMENT unset, so that .venv is made with all of them"
+        )
 
 
 def _install(requirements: Path) -> None:
@@ -31,8 +53,6 @@ def _install(requirements: Path) -> None:
     wanted = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return
-    if sys.version_info[:2] != (3, 11):
-        sys.exit(f"Python 3.11 is needed, as in the container; {sys.executable} is {sys.version.split()[0]}")
     print(f"preparing {_ENVIRONMENT} (a few minutes the first time) ...", file=sys.stderr, flush=True)
     if not any(_ENVIRONMENT.glob("*.sha256")):  # nothing was ever installed to its end
         venv.create(_ENVIRONMENT, with_pip=True, clear=True)

@@ -1,36 +1,28 @@
 """What the tests run against: the reference models, and the real server with the small one."""
 
-import base64
-import json
-import os
-import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import psutil
 import pytest
 import replicate.client
-import requests
 
-from local_server import PROJECT, LocalServer
-from tests.browser import Browser
-from tests.faulty_server import FaultyServer
-from tests.promises.container import until_taken
-from tests.tiny_model import FILES
+from tests.support.faulty_server import FaultyServer
+from tests.support.servers import TOKEN, HeldServer, RunningServer, held_server, running_gateway
+from tests.support.tiny_model import FILES
+from tools import SCRIPTS
+from tools import browser as browser_module
+from tools.browser import Browser
+from tools.evidence import Evidence
+from tools.reference_model import reference_model, warm_cache
+from tools.server import LocalServer
 
-SCRIPTS = PROJECT / "scripts"
+SLOTS = 256  # of the image
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the promises at full length, not sampled")
+    parser.addoption("--faults-page", type=Path, help="write what came of the faults of downloads to this file")
     parser.addoption("--evidence", type=Path, help="write what the promises' tests measured to this file, as JSON")
 
 
@@ -40,64 +32,32 @@ def full(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--full"))
 
 
-def _reference_model(size: str) -> Path:
-    folder = PROJECT / ".cache" / f"reference-{size}"
-    subprocess.run([sys.executable, SCRIPTS / "reference_model", "--size", size, folder], check=True)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def small_model() -> Path:
-    return _reference_model("small")
+    return reference_model("small")
 
 
-@pytest.fixture(scope="session", params=["small", pytest.param("full", marks=pytest.mark.full)])
+@pytest.fixture(scope="session", params=["small", pytest.param("full", marks=pytest.mark.slow)])
 def model(request: pytest.FixtureRequest) -> Path:
     """Either reference model: what holds for one has to hold for both."""
-    return _reference_model(request.param)
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running container's server, started as scripts/serve starts it."""
-
-    url: str
-    log: Path
-
-    def post(self, **inputs: Any) -> requests.Response:
-        """Ask for a prediction until it is taken, as a client has to."""
-        return until_taken(
-            lambda: requests.post(f"{self.url}/predictions", json={"input": inputs}, timeout=120),
-            lambda response: response.status_code,
-        )
-
-    def predict(self, **inputs: Any) -> dict[str, Any]:
-        """Return the output of a prediction that has to succeed."""
-        prediction = self.post(**inputs).json()
-        assert prediction.get("status") == "succeeded", json.dumps(prediction)[:500]
-        output: dict[str, Any] = prediction["output"]
-        return output
-
-    def embed(self, texts: list[str], task: str, **inputs: Any) -> npt.NDArray[np.float32]:
-        """Return the vectors of texts, [texts, dimension]."""
-        output = self.predict(texts=texts, task=task, **inputs)
-        return np.frombuffer(base64.b64decode(output["embedding"]), "<f4").reshape(output["shape"])
+    return reference_model(request.param)
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("server")
     changes = {"EMBEDDINGGEMMA_CACHE": str(folder / "cache")}
     with LocalServer(folder / "log", weights="small", changes=changes) as started:
-        yield Server(started.url, started.log)
+        yield RunningServer(started.url, started.log)
 
 
-def command_line(process: psutil.Process) -> list[str]:
-    """Return a process's command line; nothing of one that has ended since it was found."""
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
+@pytest.fixture(scope="session")
+def held(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeldServer]:
+    """A server that a test can hold, with all slots of the image and a token."""
+    folder = tmp_path_factory.mktemp("held")
+    changes = warm_cache(small_model, folder / "cache") | {"HF_TOKEN": TOKEN}
+    with held_server(folder, changes, slots=SLOTS) as started:
+        yield started
 
 
 @pytest.fixture
@@ -114,20 +74,8 @@ def no_pget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
 
 
-@contextmanager
-def running_gateway(command: Sequence[str | Path]) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """Run scripts/replicate_gateway by a command; yield the URL that it says it serves, and its process."""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            said = (re.search(r"running on (http://127\.0\.0\.1:\d+)", line) for line in process.stderr)
-            yield next(found[1] for found in said if found), process
-        finally:
-            process.terminate()
-
-
 @pytest.fixture(scope="session")
-def gateway(server: Server) -> Iterator[str]:
+def gateway(server: RunningServer) -> Iterator[str]:
     """The URL of scripts/replicate_gateway in front of the server."""
     with running_gateway([SCRIPTS / "replicate_gateway", "--container", server.url, "--port", "0"]) as (url, _):
         yield url
@@ -142,25 +90,15 @@ def replicate_model(gateway: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """The folder in which Node.js finds what tests/package.json pins."""
-    folder = PROJECT / ".cache" / "node"
-    folder.mkdir(parents=True, exist_ok=True)
-    package = (PROJECT / "tests" / "package.json").read_text()
-    if not (folder / "node_modules").exists() or (folder / "package.json").read_text() != package:
-        (folder / "package.json").write_text(package)
-        subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True)
-    return folder
+    """The folder in which Node.js finds what tools/package.json pins."""
+    return browser_module.node_modules()
 
 
 @pytest.fixture(scope="session")
 def chromium() -> None:
-    """Debian's Chromium, installed where it is missing."""
-    if shutil.which("chromium") is not None:
-        return
-    if os.geteuid() != 0:
-        pytest.fail("the tests in a browser need Debian's package chromium: sudo apt-get install chromium")
-    subprocess.run(["apt-get", "update", "--quiet"], check=True)
-    subprocess.run(["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", "chromium"], check=True)
+    """Debian's Chromium."""
+    if shutil.which("chromium") is None:
+        pytest.skip("there is no Chromium; install it with: apt-get install chromium")
 
 
 @pytest.fixture(scope="session")
@@ -169,7 +107,16 @@ def browser(chromium: None, node_modules: Path) -> Browser:  # noqa: ARG001
 
 
 @pytest.fixture(scope="session")
-def playground(server: Server) -> Iterator[str]:
+def playground(server: RunningServer) -> Iterator[str]:
     """The URL of scripts/playground in front of the server."""
     with running_gateway([SCRIPTS / "playground", "--container", server.url, "--port", "0"]) as (url, _):
         yield url
+
+
+@pytest.fixture(scope="session")
+def evidence(request: pytest.FixtureRequest) -> Iterator[Evidence]:
+    gathered = Evidence()
+    yield gathered
+    path: Path | None = request.config.getoption("--evidence")
+    if path:
+        gathered.write(path)

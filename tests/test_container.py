@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from local_server import PROJECT
+from tools import PROJECT
 
 
 def _pins(name: str) -> dict[str, str]:

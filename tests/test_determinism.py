@@ -3,44 +3,29 @@
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from embeddinggemma.encoder import Encoder, load_encoder
-from embeddinggemma.linear import onednn_works
-from local_server import LocalServer
-from tests.conftest import Server
+from embeddinggemma.engine.encoder import Encoder, load_encoder
+from embeddinggemma.engine.linear import onednn_works
+from tests.support.servers import RunningServer
 
 TEXTS = ["Mars is red.", "Venus is hot. " * 20, "木星は大きい。", "x", "🪐 " * 90, "Attention. " * 300]
 LENGTHS = (9, 9, 10, 11, 12, 13, 16, 17, 33, 64, 65, 100, 128, 129, 200, 256, 257, 300, 513, 700, 1000)
 
 
-def _embedding(server: Server, text: str) -> str:
+def _embedding(server: RunningServer, text: str) -> str:
     return str(server.predict(text=text)["embedding"])
 
 
-def test_a_restart_gives_the_same_bytes(server: Server, tmp_path: Path) -> None:
-    asked: list[dict[str, Any]] = [
-        {"texts": TEXTS},
-        {"text": TEXTS[0]},
-        {"text": TEXTS[4], "output_dtype": "float16", "normalize": False},
-    ]
-    before = [server.predict(**one)["embedding"] for one in asked]
-    changes = {"EMBEDDINGGEMMA_CACHE": str(tmp_path / "cache")}
-    with LocalServer(tmp_path / "log", weights="small", changes=changes) as again:
-        restarted = Server(again.url, again.log)
-        assert [restarted.predict(**one)["embedding"] for one in asked] == before
-
-
-def test_the_log_says_what_the_bytes_depend_on(server: Server) -> None:
+def test_the_log_says_what_the_bytes_depend_on(server: RunningServer) -> None:
     [line] = [line for line in server.log.read_text().splitlines() if "running: {" in line]
     for name in ("model", "weights", "engine", "dtype", "device", "threads", "tokens_per_batch", "versions"):
         assert f'\\"{name}\\"' in line
 
 
-def test_company_changes_no_bit_of_a_servers_answer(server: Server) -> None:
+def test_company_changes_no_bit_of_a_servers_answer(server: RunningServer) -> None:
     if not onednn_works(torch.float32):
         pytest.skip("only oneDNN's products are the same in any company")
     alone = [_embedding(server, text) for text in TEXTS]

@@ -9,8 +9,7 @@ import pytest
 import predict
 from embeddinggemma.prompts import TASKS
 from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES, OUTPUT_FORMATS
-from local_server import PROJECT
-from tests.conftest import SCRIPTS
+from tools import PROJECT, SCRIPTS
 
 
 def _inputs() -> dict[str, ast.Call]:

@@ -10,36 +10,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddinggemma.batching import Batcher, BrokenEncoderError
-from embeddinggemma.load_log import LoadLog
+from embeddinggemma.batching import Batcher
+from embeddinggemma.engine.contract import BrokenEncoderError, Float32Array
 from embeddinggemma.tokenizer import TokenizedText
-from embeddinggemma.vectors import Float32Array
+from embeddinggemma.traffic_log import TrafficLog
 from predict import Predictor
-
-DEFAULTS = {
-    "text": None,
-    "texts": None,
-    "task": "clustering",
-    "title": None,
-    "embedding_dim": 768,
-    "normalize": True,
-    "output_format": "base64",
-    "output_dtype": "float32",
-}
+from tests.support.inputs import DEFAULTS
 
 
 class HeldTokenizer:
     """Gives every text three tokens, once the test lets it go on."""
 
     def __init__(self) -> None:
-        self.portions: list[list[str]] = []
+        self.turns: list[list[str]] = []
         self.entered = threading.Semaphore(0)
         self.may_go_on = threading.Event()
 
-    def encode(self, texts: Sequence[str]) -> list[TokenizedText]:
-        self.portions.append(list(texts))
+    def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
+        self.turns.append(list(texts))
         self.entered.release()
-        self.may_go_on.wait(30)
+        self.may_go_on.wait(600)
         return [TokenizedText(array("i", [2, 5, 1]), 3) for _ in texts]
 
 
@@ -57,18 +47,18 @@ def _broken(_: Sequence[Sequence[int]]) -> Future[Float32Array]:
 
 def _predictor(tokenizer: Any, submit: Any = _vectors) -> Predictor:
     predictor = Predictor()
-    predictor.tokenizer, predictor.batcher, predictor.load_log = tokenizer, Batcher(submit, 100), LoadLog(0)
+    predictor.tokenizer, predictor.batcher, predictor.traffic_log = tokenizer, Batcher(submit, 100), TrafficLog(0)
     return predictor
 
 
-def test_a_giant_is_tokenized_in_portions_and_answered_whole() -> None:
+def test_a_giant_is_tokenized_in_turns_and_answered_whole() -> None:
     tokenizer = HeldTokenizer()
     tokenizer.may_go_on.set()
     texts = ["word " * 12_000, *["short"] * 10, "word " * 12_000]
     output = asyncio.run(_predictor(tokenizer).predict(**DEFAULTS | {"texts": texts}))
     assert output.shape == [12, 768]
     assert output.tokens == [3] * 12
-    assert [len(portion) for portion in tokenizer.portions] == [11, 1]
+    assert [len(turn) for turn in tokenizer.turns] == [11, 1]
 
 
 def test_a_cancelled_giant_leaves_its_other_texts_untokenized() -> None:
@@ -81,7 +71,7 @@ def test_a_cancelled_giant_leaves_its_other_texts_untokenized() -> None:
             await giant
         tokenizer.may_go_on.set()
         await asyncio.get_running_loop().shutdown_default_executor()
-        assert len(tokenizer.portions) == 1
+        assert len(tokenizer.turns) == 1
 
     asyncio.run(test())
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from embeddinggemma.prompts import TASKS, add_prompt
-from local_server import PROJECT
+from tools.reference_model import CONFIGS
 
 # https://ai.google.dev/gemma/docs/embeddinggemma/model_card#prompt-instructions
 MODEL_CARD = {
@@ -38,7 +38,7 @@ def test_prompt_is_the_model_cards_character_by_character(task: str) -> None:
 
 @pytest.mark.parametrize(("task", "name"), CONFIG_NAMES.items())
 def test_prompt_is_the_models_own_configs(task: str, name: str) -> None:
-    config = json.loads((PROJECT / "tests/data/config/config_sentence_transformers.json").read_text())
+    config = json.loads((CONFIGS / "config_sentence_transformers.json").read_text())
     assert add_prompt("What?", task) == config["prompts"][name] + "What?"
 
 

@@ -2,22 +2,22 @@ from pathlib import Path
 
 import pytest
 
-from embeddinggemma.settings import Settings, Store
-
-PROJECT = Path("/project")
+from embeddinggemma.settings import Settings
+from embeddinggemma.weights.store import Store
+from tools import PROJECT
 
 
 def test_without_variables_the_defaults_hold() -> None:
-    settings = Settings.from_environment({}, PROJECT)
+    settings = Settings.from_environment({})
     assert settings == Settings(
         manifest=PROJECT / "weights_manifest.json",
         store=Store(Path("~/.cache/embeddinggemma").expanduser(), stall_seconds=30),
         engine="native",
         dtype="auto",
         tokens_per_batch=None,
-        load_log_seconds=60,
+        traffic_log_seconds=60,
     )
-    assert Settings.from_environment({"EMBEDDINGGEMMA_CACHE": "", "HF_TOKEN": ""}, PROJECT) == settings
+    assert Settings.from_environment({"EMBEDDINGGEMMA_CACHE": "", "HF_TOKEN": ""}) == settings
 
 
 def test_every_variable_is_read() -> None:
@@ -32,14 +32,14 @@ def test_every_variable_is_read() -> None:
         "EMBEDDINGGEMMA_STALL_SECONDS": "2.5",
         "EMBEDDINGGEMMA_LOAD_LOG": "10",
     }
-    settings = Settings.from_environment(environment, PROJECT)
+    settings = Settings.from_environment(environment)
     assert settings == Settings(
         manifest=Path("/m.json"),
         store=Store(Path("/c"), "https://cdn.example/e", "hf_secret", 2.5),
         engine="sentence-transformers",
         dtype="bfloat16",
         tokens_per_batch=512,
-        load_log_seconds=10,
+        traffic_log_seconds=10,
     )
     assert "hf_secret" not in repr(settings)
 
@@ -47,15 +47,15 @@ def test_every_variable_is_read() -> None:
 @pytest.mark.parametrize("value", ["many", "-1", "0", "1.5"])
 def test_a_number_that_is_none_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match=f"EMBEDDINGGEMMA_TOKENS_PER_BATCH is '{value}'; it must be a positive"):
-        Settings.from_environment({"EMBEDDINGGEMMA_TOKENS_PER_BATCH": value}, PROJECT)
+        Settings.from_environment({"EMBEDDINGGEMMA_TOKENS_PER_BATCH": value})
 
 
 def test_the_load_log_can_be_turned_off() -> None:
-    assert Settings.from_environment({"EMBEDDINGGEMMA_LOAD_LOG": "0"}, PROJECT).load_log_seconds == 0
+    assert Settings.from_environment({"EMBEDDINGGEMMA_LOAD_LOG": "0"}).traffic_log_seconds == 0
 
 
 @pytest.mark.parametrize("name", ["EMBEDDINGGEMMA_LOAD_LOG", "EMBEDDINGGEMMA_STALL_SECONDS"])
 @pytest.mark.parametrize("value", ["often", "-1", "inf", "nan"])
 def test_seconds_that_are_none_are_refused(name: str, value: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} is '{value}'; it has to be a number of seconds above 0"):
-        Settings.from_environment({name: value}, PROJECT)
+    with pytest.raises(ValueError, match=f"{name} is '{value}'; it must be a number of seconds above 0"):
+        Settings.from_environment({name: value})

@@ -6,29 +6,10 @@ from typing import Any
 import pytest
 import tokenizers
 
-from embeddinggemma.tokenizer import LONGEST_TOKEN, MAX_TOKENS, Tokenizer, portions
+from embeddinggemma.tokenizer import MAX_TOKEN_CHARACTERS, MAX_TOKENS, Tokenizer, turns
+from tests.support.texts import ENGLISH, LONG_TEXTS
 
 BOS, EOS = 2, 1
-ENGLISH = "The quick brown fox jumps over the lazy dog; it was not amused, and said so in 1,024 words. "
-LONG_TEXTS = {
-    "english": ENGLISH * 2000,
-    "chinese": "机器学习帮助计算机理解数据，而嵌入把文本变成向量。" * 6000,
-    "japanese": "機械学習はコンピュータがデータを理解するのを助けます。テキストはベクトルになる。" * 4000,
-    "arabic": "يساعد التعلم الآلي أجهزة الكمبيوتر على فهم البيانات. " * 3000,
-    "thai": "การเรียนรู้ของเครื่องช่วยให้คอมพิวเตอร์เข้าใจข้อมูล" * 3000,
-    "hindi": "मशीन लर्निंग कंप्यूटर को डेटा समझने में मदद करती है। " * 3000,
-    "code": "def embed(texts: list[str]) -> list[float]:\n    return [model(text)[0] for text in texts]\n\n" * 2000,
-    "html": "<table><tr><td> </td><td>1</td></tr></table> </p> <b> </b>" * 3000,
-    "repeated letter": "a" * 200_000,
-    "spaces": "x" + " " * 200_000,
-    "newlines": "x" + "\n" * 200_000,
-    "tabs and newlines": "x\t\t\n\n\n\t \n" * 30_000,
-    "word-sized spaces": ("word" + " " * 31) * 6000,
-    "emoji": "👩‍👩‍👧‍👦🏳️‍🌈🤖✨" * 15_000,
-    "digits": "0123456789" * 20_000,
-    "the model's own space sign": "▁a ▁>▁</ > </" * 15_000,
-    "mixed": "".join(f"{ENGLISH}机器学习 {'=' * 40}\n\n\t🤖 naïve café\r\n" for _ in range(1500)),
-}
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +31,20 @@ def test_a_long_texts_ids_are_those_of_the_whole_text(
 ) -> None:
     text = LONG_TEXTS[name]
     assert len(text) > 65_536
-    [tokenized] = tokenizer.encode([text])
+    [tokenized] = tokenizer.tokenize([text])
     assert list(tokenized.ids) == reference.encode(text).ids
     assert tokenized.truncated
 
 
 def _text_of(tokenizer: Tokenizer, tokens: int) -> str:
     text = "word" * 1 + " word" * (tokens - 3)  # one token each, beside <bos> and <eos>
-    assert tokenizer.encode([text])[0].untruncated == tokens
+    assert tokenizer.tokenize([text])[0].untruncated == tokens
     return text
 
 
 @pytest.mark.parametrize("tokens", [3, 2047, 2048, 2049, 10_000])
 def test_at_most_2048_tokens_are_kept_between_bos_and_eos(tokenizer: Tokenizer, tokens: int) -> None:
-    [tokenized] = tokenizer.encode([_text_of(tokenizer, tokens)])
+    [tokenized] = tokenizer.tokenize([_text_of(tokenizer, tokens)])
     assert len(tokenized.ids) == min(tokens, MAX_TOKENS)
     assert (tokenized.ids[0], tokenized.ids[-1]) == (BOS, EOS)
     assert EOS not in tokenized.ids[:-1]
@@ -72,7 +53,7 @@ def test_at_most_2048_tokens_are_kept_between_bos_and_eos(tokenizer: Tokenizer, 
 
 
 def test_a_text_beyond_counting_is_truncated_without_a_count(tokenizer: Tokenizer) -> None:
-    [tokenized] = tokenizer.encode([ENGLISH * 100_000])
+    [tokenized] = tokenizer.tokenize([ENGLISH * 100_000])
     assert tokenized.truncated
     assert tokenized.untruncated is None
     assert len(tokenized.ids) == MAX_TOKENS
@@ -80,13 +61,13 @@ def test_a_text_beyond_counting_is_truncated_without_a_count(tokenizer: Tokenize
 
 def test_a_batch_keeps_its_order(tokenizer: Tokenizer) -> None:
     texts = ["one", ENGLISH * 2000, "two words"]
-    assert tokenizer.encode(texts) == [tokenizer.encode([text])[0] for text in texts]
+    assert tokenizer.tokenize(texts) == [tokenizer.tokenize([text])[0] for text in texts]
 
 
 def test_the_vocabulary_allows_the_cut(reference: tokenizers.Tokenizer) -> None:
     """What the prefix rests on: how long a token can be, and which tokens join a space or newline to what precedes."""
     vocabulary = reference.get_vocab()
-    assert max(map(len, vocabulary)) == LONGEST_TOKEN
+    assert max(map(len, vocabulary)) == MAX_TOKEN_CHARACTERS
     assert [token for token in vocabulary if "▁" in token.lstrip("▁")] == [">▁</"]
     assert not [token for token in vocabulary if "\n" in token and token.strip("\n")]
 
@@ -114,9 +95,9 @@ def test_another_tokenizer_is_refused(
         Tokenizer(tmp_path)
 
 
-def test_portions_hold_all_texts_in_order_and_little_work_each() -> None:
+def test_turns_hold_all_texts_in_order_and_little_work_each() -> None:
     texts = [*["short"] * 30_000, ENGLISH * 100_000, *[ENGLISH * 300] * 9, "short"]
-    cut = list(portions(texts))
+    cut = list(turns(texts))
     assert [text for portion in cut for text in portion] == texts
     assert max(sum(min(len(text), 65_536) for text in portion) for portion in cut) <= 65_536
     assert len(cut) == 3 + 1 + 5

@@ -4,24 +4,20 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from embeddinggemma.corpus.chunking import chunk_spans
-from embeddinggemma.corpus.options import LEAST_CHUNK, Options, text_room
+from embeddinggemma.corpus.options import MIN_CHUNK, Options, text_room
 from embeddinggemma.corpus.rows import Reject, Row, Slice, read_rows
-from embeddinggemma.manifest import Manifest
+from embeddinggemma.embedder import Embedder
 from embeddinggemma.prompts import add_prompt
 from embeddinggemma.settings import Settings
-from embeddinggemma.tokenizer import TokenizedText, Tokenizer
-from embeddinggemma.vectors import DIMENSIONS, Float32Array, finish
-from embeddinggemma.weights import ensure_weights
-
-if TYPE_CHECKING:
-    from embeddinggemma.encoder import Encoder  # imports torch, which must not come before its thread count is set
+from embeddinggemma.tokenizer import TokenizedText
+from embeddinggemma.vectors import finish
+from embeddinggemma.weights.manifest import Manifest
 
 _NUMBERS = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "ubinary": pa.uint8()}
 
@@ -34,7 +30,7 @@ class Embedded:
     """See `schema`."""
     rejects: list[Reject]
     rows: int
-    """Rows that are in the table, be it in several chunks."""
+    """Rows that are in the table; one may be there in several chunks."""
     began: float
     """When the work on it began, in seconds since the epoch."""
 
@@ -45,7 +41,7 @@ class Embedded:
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _Passage:
     """What one vector is made from: a row's text, or a chunk of it."""
 
     row: Row
@@ -77,31 +73,26 @@ def schema(options: Options) -> pa.Schema:
     return pa.schema(fields)
 
 
-class Embedder:
-    """A worker's loaded model; Ray makes one in a process of its own, with its CPU cores or its GPU."""
+class Worker:
+    """A loaded model; Ray makes one in a process of its own, with its CPU cores or its GPU."""
 
     def __init__(self, manifest: Manifest, settings: Settings, options: Options, threads: int) -> None:
-        """Verify the weights, on another machine download them if need be, and load them.
+        """Load the model; the manifest comes from the driver, whose files another machine does not have.
 
         Raises:
-            WeightsError, ManifestError, ValueError: as for ensure_weights and load_encoder.
+            WeightsError, ManifestError, ValueError: as for Embedder.load.
 
         """
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
             os.environ[variable] = str(threads)
-        import torch
-
-        from embeddinggemma.encoder import load_encoder
+        import torch  # not before its thread count is set
 
         torch.set_num_threads(threads)
-        folder = ensure_weights(manifest, settings.store)
-        self._tokenizer = Tokenizer(folder)
-        self._encoder = load_encoder(folder, settings.engine, settings.dtype)
-        self._tokens_per_batch = settings.tokens_per_batch or self._encoder.tokens_per_batch
+        self._embedder = Embedder.load(settings, manifest)
         self._options = options
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Embedded]]:
-        """Embed a batch of one item, as Ray Data hands it over."""
+        """Embed one unit of work, as Ray Data hands it over."""
         [slices] = batch["slices"]
         return {"embedded": [self.embed(slices)]}
 
@@ -113,63 +104,41 @@ class Embedder:
 
         """
         began = time.time()
-        read = [one for section in slices for one in read_rows(section, self._options)]
-        cut = [self._cut(one) if isinstance(one, Row) else one for one in read]
-        rejects = [one for one in cut if isinstance(one, Reject)]
-        pieces = [piece for one in cut if not isinstance(one, Reject) for piece in one]
-        prompted = [add_prompt(piece.text, self._options.task, piece.row.title) for piece in pieces]
-        return Embedded(self._table(pieces, self._tokenizer.encode(prompted)), rejects, len(cut) - len(rejects), began)
+        rows = [row for part_slice in slices for row in read_rows(part_slice, self._options)]
+        cut = [self._cut(row) if isinstance(row, Row) else row for row in rows]
+        rejects = [reject for reject in cut if isinstance(reject, Reject)]
+        passages = [passage for row in cut if not isinstance(row, Reject) for passage in row]
+        prompted = [add_prompt(passage.text, self._options.task, passage.row.title) for passage in passages]
+        table = self._table(passages, self._embedder.tokenizer.tokenize(prompted))
+        return Embedded(table, rejects, len(cut) - len(rejects), began)
 
-    def _cut(self, row: Row) -> list[_Piece] | Reject:
+    def _cut(self, row: Row) -> list[_Passage] | Reject:
         """Return the row's chunks, or its text as a whole; a long title leaves less room for each chunk."""
         options, length = self._options, len(row.text)
         if options.chunk is None:
-            return [_Piece(row, 0, 0, length)]
-        chunk = min(options.chunk, text_room(self._tokenizer, options.task, row.title))
-        if chunk < LEAST_CHUNK:
+            return [_Passage(row, 0, 0, length)]
+        chunk = min(options.chunk, text_room(self._embedder.tokenizer, options.task, row.title))
+        if chunk < MIN_CHUNK:
             return Reject(row.id, row.file, row.number, "the title is so long that no room is left for the text")
-        starts = self._tokenizer.token_starts(row.text)
+        starts = self._embedder.tokenizer.token_starts(row.text)
         spans = chunk_spans(starts, length, chunk, min(options.overlap, chunk // 2))
-        return [_Piece(row, number, start, end) for number, (start, end) in enumerate(spans)]
+        return [_Passage(row, number, start, end) for number, (start, end) in enumerate(spans)]
 
-    def _table(self, pieces: Sequence[_Piece], tokenized: Sequence[TokenizedText]) -> pa.Table:
+    def _table(self, passages: Sequence[_Passage], tokenized: Sequence[TokenizedText]) -> pa.Table:
         options, columns = self._options, schema(self._options)
-        raw = encode(self._encoder, [one.ids for one in tokenized], self._tokens_per_batch)
+        raw = self._embedder.encode([text.ids for text in tokenized])
         vectors = finish(raw, options.dimension, True, options.dtype)
         embedding = columns.field("embedding").type
         values = {
-            "id": [piece.row.id for piece in pieces],
-            "text": [piece.text for piece in pieces],
+            "id": [passage.row.id for passage in passages],
+            "text": [passage.text for passage in passages],
             "embedding": pa.FixedSizeListArray.from_arrays(
                 pa.array(vectors.reshape(-1), embedding.value_type), embedding.list_size
             ),
-            "tokens": [len(one.ids) for one in tokenized],
-            "truncated": [one.truncated for one in tokenized],
-            "chunk": [piece.chunk for piece in pieces],
-            "start": [piece.start for piece in pieces],
-            "end": [piece.end for piece in pieces],
+            "tokens": [len(text.ids) for text in tokenized],
+            "truncated": [text.truncated for text in tokenized],
+            "chunk": [passage.chunk for passage in passages],
+            "start": [passage.start for passage in passages],
+            "end": [passage.end for passage in passages],
         }
         return pa.table([pa.array(values[name], columns.field(name).type) for name in columns.names], schema=columns)
-
-
-def encode(encoder: "Encoder", token_ids: Sequence[Sequence[int]], tokens_per_batch: int) -> Float32Array:
-    """Return the raw vector of each text, float32 [texts, 768], texts of like length sharing a forward pass."""
-    batches = token_batches([len(ids) for ids in token_ids], tokens_per_batch)
-    running = [encoder.submit([token_ids[position] for position in batch]) for batch in batches]
-    raw = np.empty((len(token_ids), DIMENSIONS[0]), np.float32)
-    for batch, vectors in zip(batches, running, strict=True):
-        raw[batch] = vectors.result()
-    return raw
-
-
-def token_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Return the positions of all texts, the shortest first, in batches of at most so many tokens or one text."""
-    batches: list[list[int]] = []
-    room = 0
-    for position in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if not batches or lengths[position] > room:
-            batches.append([])
-            room = tokens_per_batch
-        batches[-1].append(position)
-        room -= lengths[position]
-    return batches

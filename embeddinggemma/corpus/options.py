@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from embeddinggemma.prompts import DOCUMENT_TASK, TASKS, add_prompt
 from embeddinggemma.tokenizer import MAX_TOKENS, Tokenizer
+from embeddinggemma.validation import check_choice
 from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES
 
-LEAST_CHUNK = 16  # tokens: a character takes up to four, so with half of them overlapping a chunk still gets ahead
+MIN_CHUNK = 16  # tokens: a character takes up to four, so with half of them overlapping a chunk still gets ahead
 
 # The prompt ends in a space, which joins a chunk's first word, so that the word may split into other tokens. Measured
 # in 121,000 chunks of many scripts, code and white space: three tokens less to two more.
@@ -39,17 +40,17 @@ class Options:
             ValueError: the message names the option, the limit and the value.
 
         """
-        _check_choice("--task", self.task, TASKS)
-        _check_choice("--dimension", self.dimension, DIMENSIONS)
-        _check_choice("--dtype", self.dtype, OUTPUT_DTYPES)
+        check_choice("--task", self.task, TASKS)
+        check_choice("--dimension", self.dimension, DIMENSIONS)
+        check_choice("--dtype", self.dtype, OUTPUT_DTYPES)
         if self.title_column and self.task != DOCUMENT_TASK:
             raise ValueError(f"--title-column goes with --task {DOCUMENT_TASK} only; the task is {self.task}")
         if self.rows_per_part < 1:
             raise ValueError(f"--rows-per-part is {self.rows_per_part}; it must be at least 1")
         if self.chunk is None and self.overlap:
             raise ValueError("--overlap goes with --chunk only")
-        if self.chunk is not None and self.chunk < LEAST_CHUNK:
-            raise ValueError(f"--chunk is {self.chunk}; it must be at least {LEAST_CHUNK} tokens")
+        if self.chunk is not None and self.chunk < MIN_CHUNK:
+            raise ValueError(f"--chunk is {self.chunk}; it must be at least {MIN_CHUNK} tokens")
         if self.chunk is not None and not 0 <= self.overlap <= self.chunk // 2:
             raise ValueError(
                 f"--overlap is {self.overlap}; it must be between 0 and half of --chunk, {self.chunk // 2}"
@@ -69,9 +70,4 @@ class Options:
 
 def text_room(tokenizer: Tokenizer, task: str, title: str | None) -> int:
     """Return how many tokens of a text surely fit beside its prompt, <bos> and <eos>."""
-    return MAX_TOKENS - len(tokenizer.encode([add_prompt("", task, title)])[0].ids) - JOINT_TOKENS
-
-
-def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, choices))}")
+    return MAX_TOKENS - len(tokenizer.tokenize([add_prompt("", task, title)])[0].ids) - JOINT_TOKENS

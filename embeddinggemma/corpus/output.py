@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 from embeddinggemma.corpus.embedding import Embedded
 from embeddinggemma.corpus.parts import Part
 
-_RECORD = b"embeddinggemma"  # the key of a Parquet file's metadata
+_METADATA_KEY = b"embeddinggemma"  # the key of a Parquet file's metadata
 _GROUP_ROWS = 4096  # vectors of a row group: 12 MB of float32
 _INCOMING = ".incoming-"
 
 
 @dataclass(frozen=True)
-class Record:
+class PartSummary:
     """What a part's file says of itself."""
 
     source: str
@@ -43,7 +43,7 @@ class Record:
     """Vectors of texts that lost their end."""
 
 
-class Output:
+class OutputFolder:
     """The folder; see `open_output`."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], parts: Sequence[Part]) -> None:
@@ -53,7 +53,7 @@ class Output:
         for stale in folder.glob(f"{_INCOMING}*"):  # of a run that was killed: a live one would hold the lock
             stale.unlink()
         self.finished = self._finished(parts)
-        """The records of the parts that are there."""
+        """The summaries of the parts that are there."""
 
     def _begin(self, settings: Mapping[str, Any]) -> None:
         if not (self.folder / "_corpus.json").exists():
@@ -68,16 +68,16 @@ class Output:
                     "go on with the same, or choose another OUTPUT"
                 )
 
-    def _finished(self, parts: Sequence[Part]) -> dict[str, Record]:
+    def _finished(self, parts: Sequence[Part]) -> dict[str, PartSummary]:
         by_name = {part.name: part for part in parts}
         finished = {}
         for path in parquet_files(self.folder):
-            record, part = _record(path), by_name.get(path.stem)
-            if record is None or part is None or part.source != record.source:
+            summary, part = _summary(path), by_name.get(path.stem)
+            if summary is None or part is None or part.source != summary.source:
                 raise ValueError(
                     f"{path} was not made from INPUT as it is now, where files changed or went; choose another OUTPUT"
                 )
-            finished[part.name] = record
+            finished[part.name] = summary
         return finished
 
     def _write(self, name: str, text: str) -> None:
@@ -95,7 +95,7 @@ class Output:
 
 
 @contextmanager
-def open_output(folder: Path, settings: Mapping[str, Any], parts: Sequence[Part]) -> Iterator[Output]:
+def open_output(folder: Path, settings: Mapping[str, Any], parts: Sequence[Part]) -> Iterator[OutputFolder]:
     """Begin a folder, or go on with it, as the one process that does.
 
     Args:
@@ -112,7 +112,7 @@ def open_output(folder: Path, settings: Mapping[str, Any], parts: Sequence[Part]
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield Output(folder, settings, parts)
+        yield OutputFolder(folder, settings, parts)
     except BlockingIOError:
         raise ValueError(f"another process writes to {folder}; wait until it has ended") from None
     finally:
@@ -122,7 +122,7 @@ def open_output(folder: Path, settings: Mapping[str, Any], parts: Sequence[Part]
 class PartWriter:
     """One part's file while it is written."""
 
-    def __init__(self, output: Output, part: Part, schema: pa.Schema) -> None:
+    def __init__(self, output: OutputFolder, part: Part, schema: pa.Schema) -> None:
         """Write into a file of another name until the part is whole."""
         self._output, self._part = output, part
         self._incoming = output.folder / f"{_INCOMING}{part.name}.parquet"
@@ -143,7 +143,7 @@ class PartWriter:
         if sum(one.num_rows for one in self._waiting) >= _GROUP_ROWS:
             self._flush()
 
-    def finish(self) -> Record:
+    def finish(self) -> PartSummary:
         """Put the whole file into its place.
 
         Raises:
@@ -152,19 +152,19 @@ class PartWriter:
         """
         if self._waiting:
             self._flush()
-        record = Record(self._part.source, self._part.rows, rejected=len(self._rejects), **self._counts)
-        if record.embedded + record.rejected != record.rows:
+        summary = PartSummary(self._part.source, self._part.rows, rejected=len(self._rejects), **self._counts)
+        if summary.embedded + summary.rejected != summary.rows:
             raise RuntimeError(
-                f"{self._part.name} has {record.rows:,} rows, but {record.embedded:,} were embedded and "
-                f"{record.rejected:,} rejected"
+                f"{self._part.name} has {summary.rows:,} rows, but {summary.embedded:,} were embedded and "
+                f"{summary.rejected:,} rejected"
             )
-        self._writer.add_key_value_metadata({_RECORD.decode(): json.dumps(asdict(record))})
+        self._writer.add_key_value_metadata({_METADATA_KEY.decode(): json.dumps(asdict(summary))})
         self._writer.close()
         self._output.write_rejects(self._part.name, self._rejects)
         with self._incoming.open("rb") as file:
             os.fsync(file.fileno())
         self._incoming.replace(self._output.folder / f"{self._part.name}.parquet")
-        return record
+        return summary
 
     def _flush(self) -> None:
         table = pa.concat_tables(self._waiting)
@@ -197,17 +197,17 @@ def check_counts(folder: Path, parts: Sequence[Part]) -> list[str]:
     wrong = []
     for part in parts:
         path = folder / f"{part.name}.parquet"
-        record = _record(path) if path.exists() else None
-        if record is None:
+        summary = _summary(path) if path.exists() else None
+        if summary is None:
             wrong.append(f"{path} is missing")
             continue
         vectors = pq.read_metadata(path).num_rows
         rejects = folder / "_rejects" / f"{part.name}.jsonl"
         rejected = len(rejects.read_text().splitlines()) if rejects.exists() else 0
-        if vectors != record.vectors or rejected != record.rejected or record.embedded + rejected != part.rows:
+        if vectors != summary.vectors or rejected != summary.rejected or summary.embedded + rejected != part.rows:
             wrong.append(
-                f"{path} holds {vectors:,} vectors of {record.vectors:,}; of {part.rows:,} rows "
-                f"{record.embedded:,} are embedded and {rejected:,} rejected"
+                f"{path} holds {vectors:,} vectors of {summary.vectors:,}; of {part.rows:,} rows "
+                f"{summary.embedded:,} are embedded and {rejected:,} rejected"
             )
     return wrong
 
@@ -225,7 +225,7 @@ def repeated_ids(folder: Path) -> int:
     return len(every) - len(np.unique(every))
 
 
-def _record(path: Path) -> Record | None:
+def _summary(path: Path) -> PartSummary | None:
     with suppress(OSError, pa.ArrowInvalid, TypeError, ValueError, KeyError):
-        return Record(**json.loads((pq.read_metadata(path).metadata or {})[_RECORD]))
+        return PartSummary(**json.loads((pq.read_metadata(path).metadata or {})[_METADATA_KEY]))
     return None

@@ -99,7 +99,7 @@ def _text_parts(root: Path, files: list[Path], rows_per_part: int) -> Iterator[P
         for before, rows, _ in _cut(sizes, rows_per_part)
     ]
     for number, members in _by_part(slices, rows_per_part):
-        of_part = [root / name for one in members for name in one.files]
+        of_part = [root / name for member in members for name in member.files]
         yield _part(f"texts-{number:05}", members, [_identity(root, file) for file in of_part])
 
 

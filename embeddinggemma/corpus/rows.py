@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embeddinggemma.corpus.options import Options
-from embeddinggemma.request import check_text
+from embeddinggemma.validation import a_type, check_string, check_text
 
 csv.field_size_limit(sys.maxsize)  # a document may be longer than 131,072 characters
 
@@ -61,26 +61,26 @@ class Reject:
     reason: str
 
 
-Record = Mapping[str, Any] | ValueError
+RawRow = Mapping[str, Any] | ValueError
 """A row as it was read, by column, or why it could not be."""
 
 
-def read_rows(section: Slice, options: Options) -> Iterator[Row | Reject]:
+def read_rows(part_slice: Slice, options: Options) -> Iterator[Row | Reject]:
     """Yield every row of a slice, in order.
 
     Raises:
         OSError: the file cannot be read any more.
 
     """
-    if section.format == "text":
-        yield from (_checked(_read_text(section.path / name), name, name, 1, Options()) for name in section.files)
+    if part_slice.format == "text":
+        yield from (_checked(_read_text(part_slice.path / name), name, name, 1, Options()) for name in part_slice.files)
         return
-    records = _READERS[section.format](section, options)
-    for number, record in enumerate(islice(records, section.rows), section.first_row):
-        yield _checked(record, f"{section.name}:{number}", section.name, number, options)
+    records = _READERS[part_slice.format](part_slice, options)
+    for number, record in enumerate(islice(records, part_slice.rows), part_slice.first_row):
+        yield _checked(record, f"{part_slice.name}:{number}", part_slice.name, number, options)
 
 
-def _checked(record: Record, default_id: str, file: str, number: int, options: Options) -> Row | Reject:
+def _checked(record: RawRow, default_id: str, file: str, number: int, options: Options) -> Row | Reject:
     row_id = default_id
     try:
         if isinstance(record, ValueError):
@@ -101,8 +101,8 @@ def _id(record: Mapping[str, Any], column: str | None) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str | int) or isinstance(value, bool):
-        raise ValueError(f"{column} is a {type(value).__name__}; an id must be a string or a whole number")
-    _check_unicode(column, str(value))
+        raise ValueError(f"{column} is {a_type(value)}; an id must be a string or a whole number")
+    check_string(str(column), str(value))
     return str(value)
 
 
@@ -110,20 +110,11 @@ def _title(record: Mapping[str, Any], column: str | None) -> str | None:
     value = record.get(column) if column else None
     if value is None:
         return None
-    if not isinstance(value, str):
-        raise ValueError(f"{column} is a {type(value).__name__}; a title must be a string")
-    _check_unicode(column, value)
-    return value
+    check_string(str(column), value)
+    return str(value)
 
 
-def _check_unicode(column: str | None, value: str) -> None:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{column} has a lone surrogate at character {error.start}") from None
-
-
-def _read_text(path: Path) -> Record:
+def _read_text(path: Path) -> RawRow:
     try:
         return {"text": path.read_bytes().decode("utf-8-sig")}
     except UnicodeDecodeError as error:
@@ -132,14 +123,14 @@ def _read_text(path: Path) -> Record:
         return ValueError(f"the file cannot be read: {error.strerror}")
 
 
-def _read_jsonl(section: Slice, _options: Options) -> Iterator[Record]:
-    with section.path.open("rb") as file:
-        file.seek(section.start)
+def _read_jsonl(part_slice: Slice, _options: Options) -> Iterator[RawRow]:
+    with part_slice.path.open("rb") as file:
+        file.seek(part_slice.start)
         for line in file:
             yield _parse_line(line)
 
 
-def _parse_line(line: bytes) -> Record:
+def _parse_line(line: bytes) -> RawRow:
     try:
         text = line.decode("utf-8-sig")
         if not text or text.isspace():
@@ -151,7 +142,7 @@ def _parse_line(line: bytes) -> Record:
         return ValueError(f"the line is not JSON: {error.msg} at character {error.pos}")
     except (RecursionError, ValueError):
         return ValueError("the line is JSON, but nested too deeply or with a number too long to be read")
-    return value if isinstance(value, dict) else ValueError(f"the line is a {type(value).__name__}, not an object")
+    return value if isinstance(value, dict) else ValueError(f"the line is {a_type(value)}, not an object")
 
 
 def csv_records(file: IO[bytes]) -> Iterator[tuple[list[str] | csv.Error, int]]:
@@ -189,15 +180,15 @@ def csv_header(file: IO[bytes]) -> tuple[list[str], int]:
     return [header[0].removeprefix("\ufeff"), *header[1:]], size
 
 
-def _read_csv(section: Slice, _options: Options) -> Iterator[Record]:
-    with section.path.open("rb") as file:
+def _read_csv(part_slice: Slice, _options: Options) -> Iterator[RawRow]:
+    with part_slice.path.open("rb") as file:
         header, _ = csv_header(file)
-        file.seek(section.start)
+        file.seek(part_slice.start)
         for record, _ in csv_records(file):
             yield _csv_row(header, record)
 
 
-def _csv_row(header: list[str], record: list[str] | csv.Error) -> Record:
+def _csv_row(header: list[str], record: list[str] | csv.Error) -> RawRow:
     if isinstance(record, csv.Error):
         return ValueError(f"the row is not CSV: {record}")
     if not record:
@@ -211,9 +202,9 @@ def _csv_row(header: list[str], record: list[str] | csv.Error) -> Record:
     return dict(zip(header, record, strict=True))
 
 
-def _read_parquet(section: Slice, options: Options) -> Iterator[Record]:
+def _read_parquet(part_slice: Slice, options: Options) -> Iterator[RawRow]:
     columns = [name for name in (options.text_column, options.id_column, options.title_column) if name]
-    table = _row_group(section.path, section.group, tuple(columns)).slice(section.start, section.rows)
+    table = _row_group(part_slice.path, part_slice.group, tuple(columns)).slice(part_slice.start, part_slice.rows)
     for row in range(table.num_rows):
         yield _parquet_row({name: table[name][row] for name in columns})
 
@@ -223,14 +214,14 @@ def _row_group(path: Path, group: int, columns: tuple[str, ...]) -> pa.Table:
     return pq.ParquetFile(path).read_row_group(group, list(columns))
 
 
-def _parquet_row(scalars: Mapping[str, Any]) -> Record:
+def _parquet_row(scalars: Mapping[str, Any]) -> RawRow:
     try:
         return {name: scalar.as_py() for name, scalar in scalars.items()}
     except UnicodeDecodeError:
         return ValueError("the row is not UTF-8")
 
 
-_READERS: dict[str, Callable[[Slice, Options], Iterable[Record]]] = {
+_READERS: dict[str, Callable[[Slice, Options], Iterable[RawRow]]] = {
     "jsonl": _read_jsonl,
     "csv": _read_csv,
     "parquet": _read_parquet,

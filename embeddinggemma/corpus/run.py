@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from embeddinggemma.corpus.embedding import Embedded, Embedder, schema
+from embeddinggemma.corpus.embedding import Embedded, Worker, schema
 from embeddinggemma.corpus.options import Options
-from embeddinggemma.corpus.output import Output, PartWriter
+from embeddinggemma.corpus.output import OutputFolder, PartWriter
 from embeddinggemma.corpus.parts import Part
 from embeddinggemma.corpus.rows import Slice
-from embeddinggemma.manifest import Manifest
 from embeddinggemma.settings import Settings
+from embeddinggemma.weights.manifest import Manifest
 
 _SLICES_PER_GPU = 16  # eight times the tokens of a forward pass
 
@@ -34,7 +34,7 @@ class Workers:
 
 
 def settings_of(manifest: Manifest, settings: Settings, options: Options) -> dict[str, Any]:
-    """Return all that the vectors depend on, for Output."""
+    """Return all that the vectors depend on, for OutputFolder."""
     return {
         "model": manifest.folder_name,
         "EMBEDDINGGEMMA_ENGINE": settings.engine,
@@ -44,7 +44,12 @@ def settings_of(manifest: Manifest, settings: Settings, options: Options) -> dic
 
 
 def embed_parts(
-    parts: Sequence[Part], output: Output, manifest: Manifest, settings: Settings, options: Options, workers: Workers
+    parts: Sequence[Part],
+    output: OutputFolder,
+    manifest: Manifest,
+    settings: Settings,
+    options: Options,
+    workers: Workers,
 ) -> Iterator[Embedded]:
     """Embed the parts that are not finished; yield each piece of work once it is in its part's file.
 
@@ -60,7 +65,7 @@ def embed_parts(
         results = _results(missing, placement, (manifest, settings, options))
         for part in missing:
             writer = PartWriter(output, part, schema(options))
-            for _ in _items(part, placement):
+            for _ in _work_units(part, placement):
                 embedded = next(results)
                 writer.add(embedded)
                 yield embedded
@@ -124,14 +129,14 @@ def _ray(workers: Workers) -> Iterator[Placement]:
         ray.shutdown()
 
 
-def _items(part: Part, placement: Placement) -> list[tuple[Slice, ...]]:
+def _work_units(part: Part, placement: Placement) -> list[tuple[Slice, ...]]:
     """Return what is handed to a worker at once: a GPU wants more than CPU cores do."""
     together = _SLICES_PER_GPU if placement.gpus else 1
     return [part.slices[first : first + together] for first in range(0, len(part.slices), together)]
 
 
 def _results(parts: Sequence[Part], placement: Placement, arguments: tuple[Any, ...]) -> Iterator[Embedded]:
-    """Yield what became of each item of the parts, in their order."""
+    """Yield what became of each work unit of the parts, in their order."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -139,9 +144,9 @@ def _results(parts: Sequence[Part], placement: Placement, arguments: tuple[Any, 
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    items = [{"slices": slices} for part in parts for slices in _items(part, placement)]
-    embedded = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        Embedder,
+    units = [{"slices": slices} for part in parts for slices in _work_units(part, placement)]
+    embedded = ray.data.from_items(units, override_num_blocks=len(units)).map_batches(
+        Worker,
         fn_constructor_args=(*arguments, placement.threads),
         batch_size=1,
         num_cpus=placement.threads,

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embeddinggemma.corpus.output import parquet_files
-from embeddinggemma.vectors import Float32Array
+from embeddinggemma.engine.contract import Float32Array
 
 
 @dataclass(frozen=True)

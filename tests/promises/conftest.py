@@ -1,36 +1,32 @@
-"""The container under test, and the evidence that its tests leave."""
+"""The container under test."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from local_server import LocalServer
-from tests.promises.container import Container
-from tests.promises.evidence import Evidence
+from tests.support.servers import TOKEN, HeldServer
+from tools.observed_server import ObservedServer
+from tools.server import LocalServer
 
 
 @pytest.fixture(scope="session")
-def container(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
-    """One server for all, so that whatever harms it is seen by the tests that follow too."""
-    assert small_model
+def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObservedServer]:
+    """One server for all, so that whatever harms it is seen by the tests that follow too; it has a token."""
     folder = tmp_path_factory.mktemp("container")
-    changes = {"EMBEDDINGGEMMA_CACHE": str(folder / "cache")}
+    changes = {"EMBEDDINGGEMMA_CACHE": str(folder / "cache"), "HF_TOKEN": TOKEN}
     with LocalServer(folder / "log", weights="small", changes=changes) as server:
-        yield Container(server)
+        yield ObservedServer(server.url, server.process.pid, server.log)
 
 
 @pytest.fixture
-def unharmed(container: Container) -> Iterator[None]:
+def unharmed(container: ObservedServer) -> Iterator[None]:
     """Check after the test that the server is as it was."""
     yield
     container.check_unharmed()
 
 
-@pytest.fixture(scope="session")
-def evidence(request: pytest.FixtureRequest) -> Iterator[Evidence]:
-    gathered = Evidence()
-    yield gathered
-    path: Path | None = request.config.getoption("--evidence")
-    if path:
-        gathered.write(path)
+@pytest.fixture
+def held_unharmed(held: HeldServer) -> Iterator[None]:
+    """Check after the test that the held server is as it was."""
+    yield
+    held.check_unharmed()

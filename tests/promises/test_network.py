@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from local_server import PROJECT, warm_cache
-from tests.promises.evidence import Evidence
+from tools import PROJECT
+from tools.evidence import Evidence
+from tools.reference_model import warm_cache
+
+pytestmark = pytest.mark.slow
 
 PROMISE = "With the weights in its cache the container needs no network, and asks for none"
 NAMESPACE = ["unshare", "--net", "--", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
@@ -24,20 +27,19 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     if subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("no network namespace may be made here: that needs root, unshare and ip")
     if not shutil.which("strace"):
-        for command in (["apt-get", "update"], ["apt-get", "install", "--yes", "strace"]):
-            subprocess.run(command, capture_output=True, check=False)
+        pytest.skip("there is no strace; install it with: apt-get install strace")
     program = tmp_path_factory.mktemp("traced") / "trace"
     trace = ["strace", "-f", "--seccomp-bpf", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", str(program)]
-    if not shutil.which("strace") or subprocess.run([*trace, "true"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("strace cannot be installed, or may not trace here")
+    if subprocess.run([*trace, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("strace may not trace here")
     return [*NAMESPACE, *trace]
 
 
 def _run(traced: list[str], command: list[str], changes: dict[str, str]) -> tuple[str, list[str]]:
     """Return what a command printed, and the calls to addresses, as strace writes them."""
-    environment = os.environ | changes | {"PYTHONPATH": f"{PROJECT}:{PROJECT / 'scripts'}"}
+    environment = os.environ | changes | {"PYTHONPATH": f"{PROJECT}"}
     finished = subprocess.run(
-        [*traced, *command], env=environment, cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False
+        [*traced, *command], env=environment, cwd=PROJECT, capture_output=True, text=True, timeout=1200, check=False
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     calls = Path(traced[-1]).read_text().splitlines()
@@ -62,7 +64,7 @@ def test_a_warm_cache_serves_without_network_and_calls_nobody(
     engine: str, traced: list[str], small_model: Path, tmp_path: Path, evidence: Evidence
 ) -> None:
     changes = warm_cache(small_model, tmp_path) | {"EMBEDDINGGEMMA_ENGINE": engine}
-    printed, calls = _run(traced, [sys.executable, "-m", "tests.promises.offline", str(tmp_path / "log")], changes)
+    printed, calls = _run(traced, [sys.executable, "-m", "tests.support.offline", str(tmp_path / "log")], changes)
     assert json.loads(printed)["output"]["shape"] == [768]
     assert calls, "not even the request itself was seen"
     assert not _beyond_loopback(calls)

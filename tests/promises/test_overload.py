@@ -1,34 +1,37 @@
-"""Overload is told, not suffered."""
+"""Overload is answered with a reason; it harms nobody whose request was taken."""
 
 import json
 import re
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
 
 from predict import Predictor
-from tests.promises.container import MARKER, Container, fill_slots, readable, request_bytes, seconds_until
-from tests.promises.evidence import Evidence
+from tests.support.servers import HeldServer
+from tools.client import request_bytes, wait_until
+from tools.evidence import Evidence
+from tools.observed_server import MARKER
 
-pytestmark = pytest.mark.usefixtures("unharmed")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("held_unharmed")]
 
 SLOTS = Predictor.predict.__cog_concurrent_max__
-PROMISE = "Overload is told, not suffered"
+PROMISE = "Overload is answered with a reason, and harms nobody whose request was taken"
 LONG = {"texts": [f"{MARKER} " + "word " * 1000] * 16}
 TOKENS = 16 * 1_012
 BYTES_PER_QUEUED_TOKEN = 100  # its characters, and a Python integer in a list: about 45
 ACTIVATIONS = 400e6  # of one forward pass, and what the allocator keeps of it
 
 
-def test_beyond_the_slots_requests_get_409_and_the_others_are_answered(
-    container: Container, evidence: Evidence
-) -> None:
-    taken = fill_slots(container, SLOTS, request_bytes(LONG))
-    refused = [container.send(json.dumps({"input": {"text": MARKER}}).encode()) for _ in range(10)]
-    assert [answer.status for answer in refused] == [409] * 10
-    assert "At capacity" in refused[0].json()["error"]
-    for connection in taken[8:]:
-        connection.close()
+def test_beyond_the_slots_requests_get_409_and_the_others_are_answered(held: HeldServer, evidence: Evidence) -> None:
+    with held.held():
+        taken = held.fill_slots(SLOTS, request_bytes(LONG))
+        refused = [held.send(json.dumps({"input": {"text": MARKER}}).encode()) for _ in range(10)]
+        assert [answer.status for answer in refused] == [HTTPStatus.CONFLICT] * 10
+        assert "At capacity" in refused[0].json()["error"]
+        for connection in taken[8:]:
+            connection.close()
+        wait_until(lambda: held.waiting() == 8)
     statuses = [connection.recv(15) for connection in taken[:8]]
     for connection in taken[:8]:
         connection.close()
@@ -36,19 +39,19 @@ def test_beyond_the_slots_requests_get_409_and_the_others_are_answered(
     evidence.record(PROMISE, f"all {SLOTS} slots taken, then ten requests more", "409 ten times; those in slots go on")
 
 
-def test_memory_is_bounded_whatever_is_queued(container: Container, evidence: Evidence) -> None:
-    container.embedding(**LONG)
-    before = container.worker.memory_info().rss
+def test_memory_is_bounded_whatever_is_queued(held: HeldServer, evidence: Evidence) -> None:
+    held.embedding(**LONG)
+    before = held.worker.memory_info().rss
     rests = []
     for _ in range(3):
-        taken = fill_slots(container, SLOTS, request_bytes(LONG))
-        readable(taken, 10)  # all is tokenized and waits
-        for connection in taken:
-            connection.close()
-        seconds_until(container.is_idle, limit=60)
-        rests.append(container.worker.memory_info().rss)
+        with held.held():
+            for connection in held.fill_slots(SLOTS, request_bytes(LONG)):  # all is tokenized and waits
+                connection.close()
+            wait_until(lambda: held.waiting() == 0)
+        wait_until(held.is_idle)
+        rests.append(held.worker.memory_info().rss)
     queued = SLOTS * TOKENS
-    peak = _peak_memory(container)
+    peak = _peak_memory(held)
     assert peak - before < queued * BYTES_PER_QUEUED_TOKEN + ACTIVATIONS
     assert rests[2] < 1.05 * rests[0], "what was queued is not given back"
     evidence.record(
@@ -59,8 +62,8 @@ def test_memory_is_bounded_whatever_is_queued(container: Container, evidence: Ev
     )
 
 
-def _peak_memory(container: Container) -> int:
+def _peak_memory(held: HeldServer) -> int:
     """Return the most memory that the worker ever had, in bytes."""
-    status = Path(f"/proc/{container.worker.pid}/status").read_text()
+    status = Path(f"/proc/{held.worker.pid}/status").read_text()
     [kilobytes] = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     return int(kilobytes) * 1024

@@ -1,7 +1,8 @@
-"""What would give wrong vectors does not start: the real server, with weights whose every byte is as it is pinned."""
+"""What would give wrong vectors does not start, even if every byte of the weights is as it is pinned."""
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,11 +11,15 @@ from typing import Any
 
 import pytest
 
-from embeddinggemma.manifest import PinnedFile
-from local_server import running_container, wait_until_ready, warm_cache
-from tests.promises.evidence import Evidence
+from embeddinggemma import Embedder
+from embeddinggemma.settings import Settings
+from embeddinggemma.weights.manifest import PinnedFile
+from tests.support.servers import running_server
+from tools.evidence import Evidence
+from tools.reference_model import MANIFEST, warm_cache
+from tools.server import wait_until_ready
 
-MANIFEST = "weights_manifest.json"
+pytestmark = pytest.mark.slow
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ WRONG = {
     "a tokenizer that splits in another way": Wrong(
         "tokenizer.json is not EmbeddingGemma's", "tokenizer.json", lambda tokenizer: tokenizer | {"normalizer": None}
     ),
-    "the first token's vector in place of the mean": Wrong(
+    "the first token's vector instead of the mean": Wrong(
         "pooling_mode_cls_token is True, which is not implemented",
         "1_Pooling/config.json",
         lambda pooling: pooling | {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
@@ -56,36 +61,50 @@ WRONG = {
     "a manifest without the tokenizer": Wrong(
         "does not pin tokenizer.json",
         MANIFEST,
-        lambda manifest: manifest | {"files": [one for one in manifest["files"] if one["path"] != "tokenizer.json"]},
+        lambda manifest: manifest | {"files": [file for file in manifest["files"] if file["path"] != "tokenizer.json"]},
     ),
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_what_would_give_wrong_vectors_does_not_start(
-    small_model: Path, tmp_path: Path, name: str, evidence: Evidence
-) -> None:
-    wrong = WRONG[name]
+PROVED_ON_THE_SERVER = ("causal attention", "a manifest without the tokenizer")
+PROMISE = "Startup refuses what would give wrong vectors"
+
+
+@pytest.fixture
+def variables(small_model: Path, tmp_path: Path, wrong: Wrong) -> dict[str, str]:
+    """Return the environment of a container with something wrong in it."""
     model = tmp_path / "model"
     shutil.copytree(small_model, model, copy_function=os.symlink)
     _replace(model / wrong.file, wrong.change(_read(model / wrong.file)))
-    if wrong.file != MANIFEST:
+    if wrong.file == MANIFEST:  # the cache's folder has the name of its pins, which a refused manifest cannot give
+        found = {"EMBEDDINGGEMMA_MANIFEST": str(model / MANIFEST), "EMBEDDINGGEMMA_CACHE": str(tmp_path)}
+    else:
         _pin(model, wrong.file)
+        found = warm_cache(model, tmp_path / "cache")
+    return {**found, **wrong.variables}
 
-    # The cache's folder bears the name of its pins, which a manifest that is refused cannot give.
-    changes = (
-        {"EMBEDDINGGEMMA_MANIFEST": str(model / MANIFEST), "EMBEDDINGGEMMA_CACHE": str(tmp_path)}
-        if wrong.file == MANIFEST
-        else warm_cache(model, tmp_path / "cache")
-    )
+
+@pytest.mark.parametrize("wrong", [pytest.param(WRONG[name], id=name) for name in PROVED_ON_THE_SERVER])
+def test_what_would_give_wrong_vectors_does_not_start_the_server(
+    wrong: Wrong, variables: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest, evidence: Evidence
+) -> None:
     log = tmp_path / "log"
     with (
-        running_container({**changes, **wrong.variables}, log, slots=16) as (process, url),
+        running_server(variables, log, slots=16) as (process, url),
         pytest.raises(RuntimeError, match="cannot start: SETUP_FAILED"),
     ):
         wait_until_ready(process, url)
     assert wrong.reason in log.read_text()
-    evidence.record("Startup refuses what would give wrong vectors", name, f"SETUP_FAILED: … {wrong.reason} …")
+    evidence.record(PROMISE, f"{request.node.callspec.id}, on the real server", f"SETUP_FAILED: … {wrong.reason} …")
+
+
+@pytest.mark.parametrize("wrong", [pytest.param(WRONG[name], id=name) for name in WRONG])
+def test_what_would_give_wrong_vectors_is_not_loaded(
+    wrong: Wrong, variables: dict[str, str], request: pytest.FixtureRequest, evidence: Evidence
+) -> None:
+    with pytest.raises((ValueError, RuntimeError), match=re.escape(wrong.reason)):
+        Embedder.load(Settings.from_environment(variables))
+    evidence.record(PROMISE, request.node.callspec.id, f"… {wrong.reason} …")
 
 
 def _read(path: Path) -> Any:
@@ -103,5 +122,5 @@ def _pin(model: Path, file: str) -> None:
     pin = vars(PinnedFile.of(model, file))
     _replace(
         model / MANIFEST,
-        manifest | {"files": [pin if one["path"] == file else one for one in manifest["files"]]},
+        manifest | {"files": [pin if pinned["path"] == file else pinned for pinned in manifest["files"]]},
     )

@@ -2,9 +2,10 @@
 
 import pytest
 
-from tests.promises.evidence import TABLE, Evidence, rows_in
+from tools.evidence import TABLE, Evidence, rows_in
 
 
+@pytest.mark.slow
 def test_the_table_in_the_docs_has_every_row(evidence: Evidence, request: pytest.FixtureRequest) -> None:
     folder = request.path.parent
     ran = {item.path for item in request.session.items}

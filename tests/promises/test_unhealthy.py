@@ -1,4 +1,4 @@
-"""The real server with an encoder that breaks: every request ends in a reason, and /health-check tells the platform."""
+"""The real server with an encoder that breaks: each request ends with a reason, and /health-check says so."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,16 +8,19 @@ from typing import Any
 import pytest
 import requests
 
-from local_server import health, running_container, wait_until_ready, warm_cache
-from tests.conftest import Server
-from tests.promises.breaking_predictor import BREAKS_AT, MEMORY
-from tests.promises.evidence import Evidence
+from tests.support.breaking_predictor import BREAKS_AT, MEMORY
+from tests.support.servers import RunningServer, running_server
+from tools.evidence import Evidence
+from tools.reference_model import warm_cache
+from tools.server import health, wait_until_ready
+
+pytestmark = pytest.mark.slow
 
 PROMPT = 8  # tokens beside the words: <bos>, the prompt without a title, <eos>
 REASONS = {
     "not finite": "a vector is not finite; memory, processor or card are at fault",
     "CUDA error": "CUDA error: an illegal memory access was encountered",
-    "hang": "a forward pass gave no answer for 2 s",
+    "hang": "a forward pass gave no answer for 5 s",
 }
 
 
@@ -26,17 +29,20 @@ def _text(tokens: int) -> str:
     return " ".join(["word"] * (tokens - PROMPT))
 
 
-@pytest.fixture
-def breaking(small_model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Server, str]]:
+@pytest.fixture(scope="module")
+def breaking(
+    small_model: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[tuple[RunningServer, str]]:
     """Return the server and the reason that it has to give."""
-    changes = warm_cache(small_model, tmp_path) | {"EMBEDDINGGEMMA_LOAD_LOG": "1", "BREAKS": request.param}
-    log = tmp_path / "log"
-    with running_container(changes, log, slots=16, predictor="tests/promises/breaking_predictor.py:Predictor") as (
+    folder = tmp_path_factory.mktemp("breaking")
+    changes = warm_cache(small_model, folder) | {"BREAKS": request.param}
+    log = folder / "log"
+    with running_server(changes, log, slots=16, predictor="tests/support/breaking_predictor.py:Predictor") as (
         process,
         url,
     ):
         wait_until_ready(process, url)
-        yield Server(url, log), REASONS[request.param]
+        yield RunningServer(url, log), REASONS[request.param]
 
 
 def _error(answer: dict[str, Any]) -> str:
@@ -46,7 +52,7 @@ def _error(answer: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("breaking", ["not finite"], indirect=True)
 def test_a_batch_too_large_for_the_memory_is_halved_and_fails_alone(
-    breaking: tuple[Server, str], evidence: Evidence
+    breaking: tuple[RunningServer, str], evidence: Evidence
 ) -> None:
     server, _ = breaking
     batch = server.predict(texts=[_text(70)] * 20)
@@ -64,7 +70,7 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_fails_alone(
 
 @pytest.mark.parametrize("breaking", REASONS, indirect=True)
 def test_a_broken_encoder_fails_every_request_and_tells_the_platform(
-    breaking: tuple[Server, str], evidence: Evidence
+    breaking: tuple[RunningServer, str], evidence: Evidence
 ) -> None:
     server, reason = breaking
     assert health(server.url) == "READY"
@@ -78,7 +84,7 @@ def test_a_broken_encoder_fails_every_request_and_tells_the_platform(
     for answer in answers[1:]:
         assert answer["status"] == "succeeded" or reason in answer["error"]
 
-    told = requests.get(f"{server.url}/health-check", timeout=10).json()
+    told = requests.get(f"{server.url}/health-check", timeout=600).json()
     assert told["status"] == "UNHEALTHY"
     assert told["user_healthcheck_error"] == f"Healthcheck failed: BrokenEncoderError: {reason}"
     assert f"BrokenEncoderError: {reason}" in _error(server.post(text="a good text").json())

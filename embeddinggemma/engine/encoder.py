@@ -1,0 +1,175 @@
+"""Token ids to raw vectors: which engine computes them, on which device, in which number type."""
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from embeddinggemma.engine.architecture import check_architecture
+from embeddinggemma.engine.contract import DTYPES, ENGINES, BatchTooLargeError, BrokenEncoderError, Float32Array
+
+# Tokens of one forward pass. On a CPU 2,048 is where throughput levels off (measured on two cores, tokens/s at 512,
+# 1,024, 2,048 and 4,096: 1,550, 1,634, 1,658, 1,593 in float32; 2,406, 2,590, 2,709, 2,759 in bfloat16). A GPU wants
+# more work at once than its launches cost; its figure is a guess until one is measured.
+_TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16_384}
+
+# Seconds after which a forward pass will never end: a thread that died, a card that hangs. By estimate the slowest that
+# does end is the reference engine's on a CPU with a long text, to whose length it pads many short ones: some minutes.
+_PASS_TIMEOUT = {"cpu": 600.0, "cuda": 120.0}
+
+# What PyTorch's allocators and libraries say, for want of types of their own, where memory is short ...
+_NO_MEMORY = re.compile("out of memory|can't allocate memory|bad_alloc|ALLOC_FAILED")
+# ... and where the driver failed: most of these errors end the CUDA context, and none leaves anything to rely on.
+_DEVICE_FAILED = re.compile("CUDA (driver )?error")
+
+
+class Model(Protocol):
+    """A network that embeds token ids."""
+
+    def encode(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the raw vector of each text: float32 [texts, 768] on the CPU, not normalised."""
+
+    def token_states(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Return the last layer's state of each token of one text, [tokens, hidden]."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A loaded model, the one thread that runs it, and how much to give it at once.
+
+    OpenMP gives every thread that computes a team of workers of its own. With two teams there are more workers than
+    cores, and libgomp lets them sleep between two operations: a short text then takes twice as long (measured: 32 ms in
+    place of 15). So whatever computes with torch, loading included, does it in `thread`.
+    """
+
+    model: Model
+    thread: ThreadPoolExecutor
+    device: torch.device
+    dtype: torch.dtype
+    tokens_per_batch: int
+    pass_timeout: float
+
+    def submit(self, token_ids: Sequence[Sequence[int]]) -> Future[Float32Array]:
+        """Return the future raw vector of each text, float32 [texts, 768], not normalised; errors as for `encode`."""
+        return self.thread.submit(self._encode, token_ids)
+
+    def encode(self, token_ids: Sequence[Sequence[int]]) -> Float32Array:
+        """Return the raw vector of each text, float32 [texts, 768], not normalised.
+
+        Raises:
+            BatchTooLargeError: memory is short for this batch.
+            BrokenEncoderError: a CUDA error, or a vector that is not finite: no text has such a one in verified
+                weights, so memory, processor or card are at fault.
+
+        """
+        return self.submit(token_ids).result()
+
+    def _encode(self, token_ids: Sequence[Sequence[int]]) -> Float32Array:
+        try:
+            vectors = self.model.encode(token_ids).numpy()
+        except BaseException as error:  # SystemExit too: it would end the event loop that waits for the answer
+            failure = _explained(error)
+        else:
+            if np.isfinite(vectors).all():
+                return vectors
+            failure = BrokenEncoderError("a vector is not finite; memory, processor or card are at fault")
+        # Only here is nothing left of a failed pass: its error, by its traceback, held on to all that it had computed.
+        if isinstance(failure, BatchTooLargeError) and self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise failure
+
+
+def load_encoder(folder: Path, engine: str = "native", dtype: str = "auto") -> Encoder:
+    """Load an engine from a verified folder onto the GPU, or onto the CPU where there is none.
+
+    Args:
+        folder: the model's files.
+        engine: native, or sentence-transformers, which is slow and the reference.
+        dtype: of the matrix products: float32, bfloat16, or auto: bfloat16 on a GPU that has it, else float32.
+
+    Raises:
+        ValueError: no such engine or dtype, or one that this machine does not have, or a model that is not
+            EmbeddingGemma.
+        RuntimeError: the engine computes causal attention, so that its vectors would be wrong.
+
+    """
+    device = choose_device()
+    chosen = choose_dtype(dtype, device)
+    check_architecture(folder)
+
+    def load() -> Model:
+        model = _load_model(engine)(folder, device, chosen)
+        _check_bidirectional(model)
+        return model
+
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+    model, limits = thread.submit(load).result(), (_TOKENS_PER_BATCH[device.type], _PASS_TIMEOUT[device.type])
+    return Encoder(model, thread, device, chosen, *limits)
+
+
+def _explained(error: BaseException) -> Exception:
+    """Return what a failed forward pass means for the batches to come."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _NO_MEMORY.search(str(error)):
+        return BatchTooLargeError(str(error) or "MemoryError")
+    if _DEVICE_FAILED.search(str(error)) or not isinstance(error, Exception):
+        return BrokenEncoderError(str(error) or type(error).__name__)
+    return error
+
+
+class _LoadModel(Protocol):
+    def __call__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> Model: ...
+
+
+def _load_model(engine: str) -> _LoadModel:
+    """Import the one engine that is asked for: sentence-transformers alone takes seconds."""
+    if engine == "native":
+        from embeddinggemma.engine.model import EmbeddingGemma
+
+        return EmbeddingGemma.load
+    if engine == "sentence-transformers":
+        from embeddinggemma.engine.reference import SentenceTransformersModel
+
+        return SentenceTransformersModel
+    raise ValueError(f"engine is {engine!r}; it must be one of {', '.join(ENGINES)}")
+
+
+def choose_device() -> torch.device:
+    """Return the GPU, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether the GPU, or the CPU, multiplies bfloat16 in hardware: emulated, it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Return the number type that a choice of DTYPES means on a device.
+
+    Raises:
+        ValueError: there is no such choice, or the device does not have it.
+
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
+    if dtype == "bfloat16" and not has_bfloat16(device):
+        raise ValueError(f"dtype is bfloat16, which this {device.type} does not have; use auto")
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" and has_bfloat16(device) else torch.float32
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+
+
+def _check_bidirectional(model: Model) -> None:
+    """Change the last token and see that the first token's state changes."""
+    bos, eos, word, one, other = 2, 1, 100, 200, 300
+    first, second = (model.token_states([bos, word, last, eos])[0] for last in (one, other))
+    if torch.equal(first, second):
+        raise RuntimeError("attention is causal: the first token does not see the last; vectors would be wrong")

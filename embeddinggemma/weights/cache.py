@@ -1,0 +1,102 @@
+"""Manifest to a folder in which every byte is verified, or one error that says what was tried."""
+
+import fcntl
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from embeddinggemma.weights.delivery import STAGING_PREFIX, Route, deliver
+from embeddinggemma.weights.http import HttpFetcher
+from embeddinggemma.weights.manifest import Manifest, mirror_source
+from embeddinggemma.weights.pget import PgetFetcher
+from embeddinggemma.weights.store import Store
+from embeddinggemma.weights.verification import Faults, faults
+
+log = logging.getLogger(__name__)
+
+
+class WeightsError(RuntimeError):
+    """The pinned bytes could not be had or not be kept; the message says what was tried and what came of it."""
+
+
+def ensure_weights(manifest: Manifest, store: Store) -> Path:
+    """Return a folder that holds every pinned file with its pinned bytes, downloading what is missing or wrong.
+
+    Args:
+        manifest: the pinned files and the sources to try in order.
+        store: where they are kept, in a folder named after the pins, and how missing ones are had.
+
+    Raises:
+        WeightsError: some file was to be had from no source, or the cache folder cannot be used; what was verified is
+            kept for the next try.
+        ManifestError: the store's `mirror` is not an https address.
+
+    """
+    routes = _routes(manifest, store)
+    return _completed(manifest, store.cache, routes, _verify(manifest, store.cache))
+
+
+def _routes(manifest: Manifest, store: Store) -> list[Route]:
+    """Return each source with each fetcher in the order to try: pget where it is on PATH, then plain HTTP.
+
+    A gated source is for plain HTTP alone: pget would carry the token along on redirects.
+    """
+    pget = shutil.which("pget")
+    routes: list[Route] = []
+    for source in [*([mirror_source(store.mirror)] if store.mirror else []), *manifest.sources]:
+        if pget and not source.gated:
+            routes.append(Route(source, PgetFetcher(pget, store.stall_seconds)))
+        routes.append(Route(source, HttpFetcher(store.stall_seconds, store.hf_token if source.gated else None)))
+    return routes
+
+
+def _verify(manifest: Manifest, cache: Path) -> Faults:
+    """Return what is wrong with the cached files; without the lock, so that a folder may be complete and read-only."""
+    started = time.perf_counter()
+    wrong = faults(cache / manifest.folder_name, manifest.files)
+    size = sum(file.size for file in manifest.files if file not in wrong)
+    log.info("verify: %.1f MB in %.2f s, %d files to fetch", size / 1e6, time.perf_counter() - started, len(wrong))
+    return wrong
+
+
+def _completed(manifest: Manifest, cache: Path, routes: Sequence[Route], wrong: Faults) -> Path:
+    """Return the folder once it has all of its files."""
+    folder = cache / manifest.folder_name
+    if not wrong:
+        return folder
+    try:
+        with _exclusive(cache):
+            missing = faults(folder, wrong)  # another process may have brought them by now
+            for file in missing:
+                (folder / file.path).unlink(missing_ok=True)
+            failures = [failure for route in routes if missing for failure in deliver(route, missing, folder)]
+    except OSError as error:
+        reason = error.strerror or error
+        raise WeightsError(f"the cache folder {cache} cannot be used: {reason}") from None
+    if missing:
+        raise WeightsError(_report(manifest, missing, failures))
+    return folder
+
+
+def _report(manifest: Manifest, missing: Faults, failures: list[str]) -> str:
+    absent = "".join(f"\n  {file.path} {fault}" for file, fault in missing.items())
+    tried = "".join(f"\n  {failure}" for failure in failures) or "\n  no source is named"
+    return f"the weights of {manifest.model} are not complete:{absent}\ntried:{tried}"
+
+
+@contextmanager
+def _exclusive(cache: Path) -> Iterator[None]:
+    """Be the one process that fills the cache; the system frees the lock of one that was killed."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("weights: waiting for another process, which fills %s", cache)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for stale in cache.glob(f"{STAGING_PREFIX}*"):  # of a process that was killed: a live one would hold the lock
+            shutil.rmtree(stale, ignore_errors=True)
+        yield

@@ -1,0 +1,109 @@
+"""A route to files is a source and a fetcher: what arrives, and is right, is put into its folder at once."""
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from embeddinggemma.weights.archive import unpack_pinned
+from embeddinggemma.weights.fetching import Download, DownloadError, Fetcher, arrived_bytes
+from embeddinggemma.weights.manifest import PinnedFile, Source
+from embeddinggemma.weights.progress import progress
+from embeddinggemma.weights.verification import Faults, fault
+
+STAGING_PREFIX = ".incoming-"  # of the folders beside the final one that hold what is not verified yet
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Route:
+    """From where, and with what."""
+
+    source: Source
+    fetcher: Fetcher
+
+    def __str__(self) -> str:
+        """Return how logs and errors name it."""
+        return f"{self.source} with {self.fetcher.name}"
+
+
+def deliver(route: Route, missing: Faults, folder: Path) -> list[str]:
+    """Fetch the missing files into the folder, and take those that came out of `missing`.
+
+    Args:
+        route: the source and the fetcher.
+        missing: the files that the folder lacks; changed.
+        folder: where a file is put when its bytes are known to be the pinned ones.
+
+    Returns:
+        What went wrong, a line each.
+
+    Raises:
+        OSError: the disk is full or read-only.
+
+    """
+    failures: list[str] = []
+
+    def place(file: PinnedFile, path: Path, sha256: str | None) -> None:
+        if wrong := fault(path, file, sha256):
+            failures.append(f"{file.path} {wrong}")
+            return
+        (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+        path.replace(folder / file.path)
+        del missing[file]
+
+    log.info("weights: fetching %d files from %s", len(missing), route)
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=folder.parent) as staging, ThreadPoolExecutor() as pool:
+        placed = []
+        try:
+            for arrival in _arrivals(route, list(missing), Path(staging)):
+                placed.append(pool.submit(place, *arrival))
+        except DownloadError as error:
+            failures.append(str(error))
+        arrived = time.perf_counter()
+        for one in placed:
+            one.result()
+        if placed:
+            log.info("verify: %d files, %.2f s after the last byte", len(placed), time.perf_counter() - arrived)
+    for failure in failures:
+        log.warning("weights: %s: %s", route, failure)
+    return [f"{route}: {failure}" for failure in failures]
+
+
+def _arrivals(
+    route: Route, files: Sequence[PinnedFile], staging: Path
+) -> Iterator[tuple[PinnedFile, Path, str | None]]:
+    """Download files into the staging folder; yield each with its path and, where already known, its sha256."""
+    for file in files:
+        (staging / file.path).parent.mkdir(parents=True, exist_ok=True)
+    if route.source.is_archive:
+        tar = Download(route.source.url, staging / ".tar", None)
+        list(_downloaded(route.fetcher, [[tar]]))
+        yield from unpack_pinned(tar.path, files, staging)
+        return
+    downloads = {Download(route.source.url_of(file), staging / file.path, file.size): file for file in files}
+    *small, largest = sorted(downloads, key=lambda download: downloads[download].size)
+    # What is small arrives first, and can be loaded while the network's weights are on their way.
+    for download, sha256 in _downloaded(route.fetcher, [part for part in (small, [largest]) if part]):
+        yield downloads[download], download.path, sha256
+
+
+def _downloaded(fetcher: Fetcher, parts: Sequence[Sequence[Download]]) -> Iterator[tuple[Download, str | None]]:
+    """Fetch one part after the other, and say in the log how far it is and how long it took."""
+    started = time.perf_counter()
+    pending = list(chain.from_iterable(parts))
+    handed_on = 0  # bytes
+    sizes = [download.size for download in pending]
+    total = None if None in sizes else sum(filter(None, sizes))
+    with progress(lambda: handed_on + arrived_bytes(pending), total):
+        for download, sha256 in chain.from_iterable(map(fetcher.fetch, parts)):
+            handed_on += arrived_bytes([download])
+            pending.remove(download)
+            yield download, sha256
+    seconds = time.perf_counter() - started
+    log.info("download: %.1f MB in %.2f s, %.1f MB/s", handed_on / 1e6, seconds, handed_on / 1e6 / seconds)

@@ -1,0 +1,49 @@
+"""What every fetcher promises: bytes at a path, or why not; never that they are right."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+class DownloadError(Exception):
+    """A file could not be fetched; the message says why, and holds no token and no secret part of a URL."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """One file to fetch: from where, to where, and how many bytes it has to have (None: not known beforehand)."""
+
+    url: str
+    path: Path
+    size: int | None
+
+
+class Fetcher(Protocol):
+    """A way to download."""
+
+    name: str
+
+    def fetch(self, downloads: Sequence[Download]) -> Iterator[tuple[Download, str | None]]:
+        """Fetch every file to its path, whose folder exists.
+
+        Yields:
+            Each file that arrived in full, as soon as that is known, with the sha256 of its bytes where the fetcher
+            computed it on the way.
+
+        Raises:
+            DownloadError: a file could not be fetched; those yielded before are there to be used.
+
+        """
+
+
+def arrived_bytes(downloads: Sequence[Download]) -> int:
+    """Return how many bytes of the downloads lie at their paths."""
+    return sum(_size(download.path) for download in downloads)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

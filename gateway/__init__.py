@@ -1,0 +1,1 @@
+"""What stands in front of containers: the part of Replicate's HTTP API that its clients use, and the playground."""

@@ -1,0 +1,211 @@
+"""Predictions in Replicate's words, each run by one request to a container, and told to a webhook."""
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from cachetools import TTLCache
+
+EVENTS = ("start", "output", "logs", "completed")
+NO_SLOT = (409, 503)  # every slot is taken, or setup() goes on
+QUEUE_TIMEOUT = 60.0  # how long a prediction waits for a slot
+CANCEL_TIMEOUT = 10.0
+MAX_AGE = 3600.0  # as Replicate keeps them
+MAX_BYTES = 200_000_000
+
+
+@dataclass
+class Prediction:
+    """One prediction, with the fields of Replicate's object."""
+
+    model: str
+    version: str
+    input: Any
+    base_url: str
+    """Where the clients reach this API, without a slash at the end."""
+    webhook: str | None = None
+    events: tuple[str, ...] = EVENTS
+    id: str = field(default_factory=lambda: secrets.token_hex(13))
+    status: str = "starting"
+    output: Any = None
+    error: str | None = None
+    logs: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
+    started: datetime | None = None
+    completed: datetime | None = None
+    invalid_fields: list[dict[str, str]] = field(default_factory=list)
+    """What the container's schema refused; Replicate would not have begun such a prediction, here it has failed."""
+    kept_bytes: int = 0
+    """Bytes of the request and the answer, as JSON."""
+    webhook_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def body(self) -> dict[str, Any]:
+        """Return the object as Replicate's API shows it."""
+        url = f"{self.base_url}/v1/predictions/{self.id}"
+        return {
+            "id": self.id,
+            "model": self.model,
+            "version": self.version,
+            "status": self.status,
+            "input": self.input,
+            "output": self.output,
+            "error": self.error,
+            "logs": self.logs,
+            "metrics": self.metrics,
+            "created_at": timestamp(self.created),
+            "started_at": timestamp(self.started),
+            "completed_at": timestamp(self.completed),
+            "data_removed": False,
+            "urls": {"get": url, "cancel": f"{url}/cancel"},
+        }
+
+    def finish(self, status: str, error: str | None = None) -> None:
+        """End it with this status."""
+        self.status, self.error, self.completed = status, error, datetime.now(UTC)
+        self.metrics = {**self.metrics, "total_time": (self.completed - self.created).total_seconds()}
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    """Return a moment as Replicate writes it."""
+    return None if moment is None else moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def problem(invalid_fields: list[dict[str, str]]) -> dict[str, Any]:
+    """Return Replicate's answer to an input that cannot be."""
+    lines = [f"- {': '.join(filter(None, (one['field'], one['description'])))}\n" for one in invalid_fields]
+    return {
+        "title": "Input validation failed",
+        "detail": "".join(lines),
+        "status": 422,
+        "invalid_fields": invalid_fields,
+    }
+
+
+class Predictions:
+    """Those that run in the container, and those that ended within the last hour, as far as MAX_BYTES hold them."""
+
+    def __init__(self, container_url: str, http: httpx.AsyncClient) -> None:
+        """Run predictions in the container at this URL."""
+        self._container_url = container_url
+        self._http = http
+        self._running: dict[str, tuple[Prediction, asyncio.Task[None]]] = {}
+        self._ended: TTLCache[str, Prediction] = TTLCache(
+            MAX_BYTES, MAX_AGE, getsizeof=lambda prediction: min(prediction.kept_bytes, MAX_BYTES)
+        )
+        self._webhooks: set[asyncio.Task[None]] = set()
+
+    def start(self, prediction: Prediction) -> asyncio.Task[None]:
+        """Run a prediction; the task ends, and raises nothing, when the prediction has ended."""
+        task = asyncio.create_task(self._run(prediction))
+        self._running[prediction.id] = prediction, task
+        return task
+
+    def find(self, prediction_id: str) -> Prediction | None:
+        """Return a prediction that runs or is kept."""
+        if prediction_id in self._running:
+            return self._running[prediction_id][0]
+        return self._ended.get(prediction_id)
+
+    def newest_first(self) -> list[Prediction]:
+        """Return all predictions that run or are kept."""
+        known = [prediction for prediction, _ in self._running.values()] + list(self._ended.values())
+        return sorted(known, key=lambda prediction: prediction.created, reverse=True)
+
+    async def cancel(self, prediction: Prediction) -> None:
+        """Cancel a prediction in the container, and wait until it has ended; nothing happens if it already has."""
+        if prediction.id not in self._running:
+            return
+        _, task = self._running[prediction.id]
+        answer = await self._http.post(f"{self._container_url}/predictions/{prediction.id}/cancel")
+        if answer.status_code == 404:  # it waits for a slot; or it is on its way, and ends with its connection
+            task.cancel()
+        await asyncio.wait({task}, timeout=CANCEL_TIMEOUT)
+
+    async def close(self) -> None:
+        """Cancel what runs."""
+        tasks = [task for _, task in self._running.values()] + list(self._webhooks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, prediction: Prediction) -> None:
+        try:
+            self._take(prediction, await self._ask(prediction))
+        except asyncio.CancelledError:
+            prediction.finish("canceled")
+        except (httpx.HTTPError, ValueError) as error:
+            reason = f"the container at {self._container_url} did not answer: {type(error).__name__}: {error}"
+            prediction.finish("failed", reason)
+        del self._running[prediction.id]
+        self._ended[prediction.id] = prediction
+        self._tell(prediction, "completed")
+
+    async def _ask(self, prediction: Prediction) -> httpx.Response:
+        """Return the container's answer; where it has no free slot, ask again until it has."""
+        url = f"{self._container_url}/predictions/{prediction.id}"
+        content = json.dumps({"input": prediction.input})
+        prediction.kept_bytes = len(content)
+        deadline, attempt = time.monotonic() + QUEUE_TIMEOUT, 0
+        while True:
+            prediction.status, prediction.started = "processing", datetime.now(UTC)
+            if attempt == 0:
+                self._tell(prediction, "start")
+            answer = await self._http.put(url, content=content, headers={"Content-Type": "application/json"})
+            if answer.status_code not in NO_SLOT or time.monotonic() > deadline:
+                return answer
+            prediction.status, prediction.started = "starting", None
+            await asyncio.sleep(min(0.02 * 2**attempt, 1.0))
+            attempt += 1
+
+    def _take(self, prediction: Prediction, answer: httpx.Response) -> None:
+        """Put the container's answer into the prediction."""
+        if answer.status_code == 422:
+            prediction.invalid_fields = [_invalid_field(one) for one in answer.json()["detail"]]
+            prediction.finish("failed", problem(prediction.invalid_fields)["detail"])
+            return
+        if answer.status_code in NO_SLOT:
+            reason = f"the container took nothing in {QUEUE_TIMEOUT:g} s: {answer.json()['error']}"
+            prediction.finish("failed", reason)
+            return
+        if answer.status_code != 200:
+            prediction.finish("failed", f"the container answered HTTP {answer.status_code}: {answer.text}")
+            return
+        told = answer.json()
+        prediction.output, prediction.logs = told.get("output"), told.get("logs", "")
+        prediction.metrics = told.get("metrics", {})
+        prediction.kept_bytes += len(answer.content)
+        for event in ("output", "logs"):
+            if told.get(event):
+                self._tell(prediction, event)
+        prediction.finish(told["status"], told.get("error"))
+
+    def _tell(self, prediction: Prediction, event: str) -> None:
+        """Send the prediction, as it stands, to its webhook, once and behind what was sent before."""
+        if prediction.webhook is None or event not in prediction.events:
+            return
+        task = asyncio.create_task(self._deliver(prediction, prediction.webhook, json.dumps(prediction.body())))
+        self._webhooks.add(task)
+        task.add_done_callback(self._webhooks.discard)
+
+    async def _deliver(self, prediction: Prediction, webhook: str, content: str) -> None:
+        async with prediction.webhook_turn:
+            try:
+                answer = await self._http.post(
+                    webhook, content=content, headers={"Content-Type": "application/json"}, timeout=10
+                )
+                answer.raise_for_status()
+            except httpx.HTTPError as error:
+                logging.warning("the webhook of prediction %s was not delivered: %s", prediction.id, error)
+
+
+def _invalid_field(detail: dict[str, Any]) -> dict[str, str]:
+    """Return one of the container's validation errors as Replicate words it."""
+    place = [str(part) for part in detail["loc"] if part not in ("body", "__root__")]
+    return {"type": detail["type"], "field": ".".join(place), "description": detail["msg"]}

@@ -1,0 +1,138 @@
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from embeddinggemma.corpus.options import Options
+from embeddinggemma.corpus.parts import plan_parts
+from embeddinggemma.corpus.rows import Reject, Row, read_rows
+
+COLUMNS = Options(text_column="body", id_column="key", title_column="name")
+EXPECTED = [
+    ("a1", "a first text", "A title"),
+    ("7", "naïve café, 機械\n\u2028two lines 🤖", None),
+    ("c", 'quoted "words", and a comma', None),
+]
+
+
+def _read(path: Path, options: Options, format: str | None = None) -> list[Row | Reject]:
+    parts = plan_parts(path, options, format)
+    return [row for part in parts for section in part.slices for row in read_rows(section, options)]
+
+
+def _rows(read: list[Row | Reject]) -> list[tuple[str, str, str | None]]:
+    return [(one.id, one.text, one.title) for one in read if isinstance(one, Row)]
+
+
+def _reasons(read: list[Row | Reject]) -> dict[int, str]:
+    return {one.row: one.reason for one in read if isinstance(one, Reject)}
+
+
+def test_jsonl_rows_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    keys: list[str | int] = ["a1", 7, "c"]
+    lines = [
+        json.dumps({"key": key, "body": body, "name": name, "other": [1]}, ensure_ascii=False)
+        for key, (_, body, name) in zip(keys, EXPECTED, strict=True)
+    ]
+    file.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    assert _rows(_read(file, COLUMNS)) == EXPECTED
+
+
+def test_csv_rows_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    quoted = [",".join(f'"{(value or "").replace(chr(34), chr(34) * 2)}"' for value in row) for row in EXPECTED]
+    file.write_bytes(("\ufeffkey,body,name\r\n" + "\r\n".join(quoted)).encode())
+    assert _rows(_read(file, COLUMNS)) == [(key, body, name or "") for key, body, name in EXPECTED]
+
+
+@pytest.mark.parametrize("text_type", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_parquet_rows_are_read(tmp_path: Path, text_type: pa.DataType) -> None:
+    keys, bodies, names = zip(*EXPECTED, strict=True)
+    columns = {"key": pa.array(keys), "body": pa.array(bodies, pa.string()).cast(text_type), "name": pa.array(names)}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet", row_group_size=2)
+    assert _rows(_read(tmp_path / "rows.parquet", COLUMNS)) == EXPECTED
+
+
+def test_every_file_of_a_folder_of_texts_is_a_row_with_its_path_as_id(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "b").write_text("no suffix")
+    (tmp_path / "deep" / "a.txt").write_text("\ufefftwo\r\nlines", newline="")
+    (tmp_path / ".hidden").write_text("not a text of the user's")
+    assert _rows(_read(tmp_path, Options())) == [("b", "no suffix", None), ("deep/a.txt", "two\r\nlines", None)]
+
+
+def test_a_text_file_that_cannot_be_read_is_a_reject(tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "empty").write_text("")
+    rejects = {one.id: one.reason for one in _read(tmp_path, Options()) if isinstance(one, Reject)}
+    assert rejects == {
+        "latin": "the file is not UTF-8 at byte 3",
+        "gone": "the file cannot be read: No such file or directory",
+        "empty": "text is empty; every text needs at least one character that is not white space",
+    }
+
+
+def test_a_row_without_an_id_of_its_own_has_its_file_and_number(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"text": "one"}\n{"text": "two", "id": null}\n{"text": "three", "id": "mine"}\n')
+    ids = [row.id for row in _read(file, Options(id_column="id"))]
+    assert ids == ["rows.jsonl:1", "rows.jsonl:2", "mine"]
+
+
+SECRET = "words that no reason may repeat"  # noqa: S105
+BROKEN_LINES = {
+    "": "the line is empty",
+    f'{{"text": "{SECRET}': "the line is not JSON",
+    f'["{SECRET}"]': "the line is a list, not an object",
+    f'{{"body": "{SECRET}"}}': "the row has no 'text'",
+    '{"text": null}': "text is a NoneType; it must be a string",
+    '{"text": 3}': "text is an int; it must be a string",
+    '{"text": " \\n"}': "text is empty",
+    f'{{"text": "{SECRET} \\ud800"}}': "text has a lone surrogate at character 32",
+    '{"text": "x", "id": [1]}': "id is a list; an id must be a string or a whole number",
+    '{"text": "x", "id": "\\ud800"}': "id has a lone surrogate",
+    '{"text": "x", "title": 3}': "title is an int; it must be a string",
+    "9" * 5000: "the line is JSON, but nested too deeply or with a number too long",
+    "[" * 200_000: "the line is JSON, but nested too deeply",
+}
+
+
+def test_a_broken_line_is_a_reject_whose_reason_quotes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes("\n".join(BROKEN_LINES).encode() + b'\n{"text": "caf\xe9"}\n{"text": "right"}\n')
+    read = _read(file, Options(id_column="id", title_column="title"))
+    reasons = _reasons(read)
+    for row, begins in enumerate([*BROKEN_LINES.values(), "the line is not UTF-8 at byte 13"], 1):
+        assert reasons.pop(row).startswith(begins)
+    assert not reasons
+    assert SECRET not in str([one for one in read if isinstance(one, Reject)])
+    assert [one.text for one in read if isinstance(one, Row)] == ["right"]
+
+
+def test_a_broken_csv_row_is_a_reject_and_the_next_row_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_bytes(b'text,n\n"a"b,1\nonly one\n\nthree,2,3\ncaf\xe9,1\nright,1\n"open,1\nlost,1\n')
+    read = _read(file, Options())
+    assert _reasons(read) == {
+        1: "the row is not CSV: ',' expected after '\"'",
+        2: "the row has 1 fields, the header has 2",
+        3: "the line is empty",
+        4: "the row has 3 fields, the header has 2",
+        5: "the row is not UTF-8",
+        7: "the row is not CSV: unexpected end of data",
+    }
+    assert [(one.number, one.text) for one in read if isinstance(one, Row)] == [(6, "right")]
+
+
+def test_a_parquet_value_that_is_no_text_is_a_reject(tmp_path: Path) -> None:
+    invalid = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"\xe9x")]
+    )
+    pq.write_table(pa.table({"text": invalid}), tmp_path / "invalid.parquet")
+    assert _reasons(_read(tmp_path / "invalid.parquet", Options())) == {1: "the row is not UTF-8"}
+    pq.write_table(pa.table({"text": [1, None]}), tmp_path / "numbers.parquet")
+    assert list(_reasons(_read(tmp_path / "numbers.parquet", Options()))) == [1, 2]

@@ -1,0 +1,12 @@
+"""docs/performance.md: its figures are those that were measured."""
+
+from tests.support.documents import PAGES
+from tools import PROJECT
+
+PAGE = PAGES["docs/performance.md"]
+
+
+def test_the_table_of_speeds_is_the_measured_one() -> None:
+    machine, table, *_ = (PROJECT / "benchmarks" / "results" / "speed.md").read_text().split("\n\n")
+    assert table in PAGE
+    assert machine.removeprefix("Machine: ").split(". ")[0] in PAGE

@@ -1,0 +1,96 @@
+"""README.md: what it prints, run as a reader would, and its tables, against the code."""
+
+import json
+import re
+import subprocess
+from dataclasses import fields
+from pathlib import Path
+
+from embeddinggemma.prompts import TASKS, add_prompt
+from predict import Output, Predictor
+from tests.support.documents import LOCAL_CLIENT, first_column, printed, readers, run, section
+from tests.support.servers import RunningServer
+from tools import PROJECT
+from tools.reference_model import warm_cache
+from tools.server import free_port, wait_until_ready
+
+RUN = printed("README.md", "bash", "scripts/run ")
+SERVE = printed("README.md", "bash", "scripts/serve")
+CURL = printed("README.md", "bash", "curl ")
+OVER_HTTP = printed("README.md", "python", "requests.post(")
+LIBRARY = printed("README.md", "python", "Embedder.load()")
+ON_REPLICATE = printed("README.md", "python", "replicate.run(")
+ON_REPLICATE_IN_JAVASCRIPT = printed("README.md", "javascript", "replicate.run(")
+
+
+def test_the_first_command_prints_a_vector_even_if_no_source_has_the_weights(small_model: Path, tmp_path: Path) -> None:
+    assert small_model
+    manifest = json.loads((PROJECT / "weights_manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"sources": []}))
+    changes = {
+        "EMBEDDINGGEMMA_MANIFEST": str(tmp_path / "manifest.json"),
+        "EMBEDDINGGEMMA_CACHE": str(tmp_path / "cache"),
+        "EMBEDDINGGEMMA_WEIGHTS_URL": "",
+    }
+    said = run("bash", "-c", f"{RUN.strip()} 2>&1", changes=changes)
+    assert "the vectors MEAN NOTHING" in said
+    assert "vector: shape (768,), norm 1.000000" in said
+
+
+def test_the_servers_command_starts_it(small_model: Path, tmp_path: Path) -> None:
+    port = free_port()
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {SERVE.strip()} --port {port}"],
+            cwd=PROJECT,
+            env=readers(warm_cache(small_model, tmp_path / "cache")),
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_until_ready(process, f"http://127.0.0.1:{port}")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_the_curl_example_runs_as_printed(server: RunningServer) -> None:
+    answer = run("bash", "-c", CURL.replace("http://127.0.0.1:5000", server.url))
+    assert json.loads(answer)["output"]["shape"] == [768]
+
+
+def test_the_example_over_http_runs_as_printed(server: RunningServer) -> None:
+    assert run("python", "-c", OVER_HTTP.replace("http://127.0.0.1:5000", server.url)) == "[2, 768]\n"
+
+
+def test_the_library_runs_as_printed(small_model: Path, tmp_path: Path) -> None:
+    assert run("python", "-c", LIBRARY, changes=warm_cache(small_model, tmp_path)).startswith("(2, 768) [")
+
+
+def test_replicates_python_client_runs_as_printed(gateway: str) -> None:
+    assert run("python", "-c", ON_REPLICATE, changes={"REPLICATE_BASE_URL": gateway}).startswith("(768,) [")
+
+
+def test_replicates_javascript_client_runs_as_printed(gateway: str, node_modules: Path) -> None:
+    """But for the one argument with which it reaches a container of one's own."""
+    assert "new Replicate()" in ON_REPLICATE_IN_JAVASCRIPT
+    client = LOCAL_CLIENT.replace("http://127.0.0.1:8000", gateway)
+    (node_modules / "example.mjs").write_text(ON_REPLICATE_IN_JAVASCRIPT.replace("new Replicate()", client))
+    assert run("node", "example.mjs", folder=node_modules).startswith("[ 768 ] [")
+
+
+def test_the_input_table_names_every_input() -> None:
+    names = [name for name in Predictor.predict.__annotations__ if name != "return"]
+    assert first_column(section("README.md", "Inputs")) == names
+
+
+def test_the_output_table_names_every_field() -> None:
+    assert first_column(section("README.md", "Output")) == [field.name for field in fields(Output)]
+
+
+def test_the_task_table_has_every_tasks_prompt() -> None:
+    table = section("README.md", "Tasks").replace("\\|", "|")
+    assert first_column(table) == list(TASKS)
+    for task in TASKS:
+        prompt = add_prompt("{text}", task).replace("title: none", 'title: {title or "none"}')
+        assert re.search(rf"^\| `{task}` \|.*\| `{re.escape(prompt)}` \|$", table, re.MULTILINE), task

@@ -1,0 +1,130 @@
+"""What becomes of predictions between the gateway and a real container: waiting for a slot, ending, being kept."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from gateway import predictions
+from gateway.app import gateway_app
+from tests.support.servers import HeldServer, held_server, running_server
+from tools.client import wait_until
+from tools.reference_model import warm_cache
+from tools.server import health
+
+PATH = "/v1/models/someone/embeddinggemma-300m/predictions"
+SHORT = {"text": "a"}
+ENDED = ("succeeded", "failed", "canceled")
+
+
+@pytest.fixture(scope="module")
+def one_slot(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeldServer]:
+    """A container that takes one prediction at a time, and can be held."""
+    folder = tmp_path_factory.mktemp("one-slot")
+    with held_server(folder, warm_cache(small_model, folder / "cache"), slots=1) as started:
+        yield started
+
+
+@pytest.fixture
+def gateway(one_slot: HeldServer) -> Iterator[TestClient]:
+    with TestClient(gateway_app(one_slot.url)) as client:
+        yield client
+
+
+def create(gateway: TestClient, inputs: dict[str, Any], prefer: str = "", **body: Any) -> dict[str, Any]:
+    answer: dict[str, Any] = gateway.post(PATH, json={"input": inputs, **body}, headers={"Prefer": prefer}).json()
+    return answer
+
+
+def reload(gateway: TestClient, prediction: dict[str, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = gateway.get(f"/v1/predictions/{prediction['id']}").json()
+    return answer
+
+
+def cancel(gateway: TestClient, prediction: dict[str, Any]) -> str:
+    return str(gateway.post(f"/v1/predictions/{prediction['id']}/cancel").json()["status"])
+
+
+def create_held(gateway: TestClient, held: HeldServer) -> dict[str, Any]:
+    """Create a prediction and return it once it waits in the container, which has to be held."""
+    prediction = create(gateway, SHORT)
+    wait_until(lambda: held.waiting() == 1)
+    return prediction
+
+
+def test_a_prediction_waits_for_a_container_that_starts(small_model: Path, tmp_path: Path) -> None:
+    variables = warm_cache(small_model, tmp_path / "cache")
+    with running_server(variables, tmp_path / "log", slots=1) as (_, url):
+        wait_until(lambda: health(url) != "UNREACHABLE")
+        with TestClient(gateway_app(url)) as gateway:
+            assert create(gateway, SHORT, prefer="wait")["status"] == "succeeded"
+
+
+def test_a_prediction_waits_for_a_slot_which_a_canceled_one_frees(gateway: TestClient, one_slot: HeldServer) -> None:
+    with one_slot.held():
+        first = create_held(gateway, one_slot)
+        second = create(gateway, SHORT)
+        assert reload(gateway, second)["status"] not in ENDED
+        assert reload(gateway, first)["status"] == "processing"
+        assert cancel(gateway, first) == "canceled"
+    wait_until(lambda: reload(gateway, second)["status"] in ENDED)
+    assert reload(gateway, second)["status"] == "succeeded"
+
+
+def test_a_prediction_that_waits_for_a_slot_can_be_canceled(gateway: TestClient, one_slot: HeldServer) -> None:
+    with one_slot.held():
+        first = create_held(gateway, one_slot)
+        second = create(gateway, SHORT)
+        assert cancel(gateway, second) == "canceled"
+        assert reload(gateway, first)["status"] == "processing"
+        assert cancel(gateway, first) == "canceled"
+
+
+def test_a_prediction_that_waits_too_long_for_a_slot_fails(
+    gateway: TestClient, one_slot: HeldServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictions, "QUEUE_TIMEOUT", 0.1)
+    with one_slot.held():
+        first = create_held(gateway, one_slot)
+        failed = create(gateway, SHORT, prefer="wait")
+        assert failed["status"] == "failed"
+        assert failed["error"] == "the container took nothing in 0.1 s: At capacity - all prediction slots busy"
+        assert cancel(gateway, first) == "canceled"
+
+
+def test_what_runs_is_canceled_in_the_container_when_the_gateway_ends(one_slot: HeldServer) -> None:
+    with one_slot.held():
+        with TestClient(gateway_app(one_slot.url)) as gateway:
+            assert create_held(gateway, one_slot)["status"] == "starting"
+        wait_until(lambda: one_slot.waiting() == 0)
+    assert one_slot.predict(**SHORT)["shape"] == [768]
+
+
+def test_ended_predictions_are_kept_as_far_as_their_bytes_allow(
+    one_slot: HeldServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictions, "MAX_BYTES", 10_000)
+    with TestClient(gateway_app(one_slot.url)) as gateway:
+        small = [create(gateway, SHORT, prefer="wait") for _ in range(3)]  # of about 4,300 bytes each
+        assert [reload(gateway, one)["status"] for one in small] == [404, "succeeded", "succeeded"]
+        large = create(gateway, {"texts": ["a"] * 10}, prefer="wait")
+        assert [reload(gateway, one)["status"] for one in [*small, large]] == [404, 404, 404, "succeeded"]
+
+
+def test_ended_predictions_are_forgotten_in_time(one_slot: HeldServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictions, "MAX_AGE", 0)
+    with TestClient(gateway_app(one_slot.url)) as gateway:
+        assert reload(gateway, create(gateway, SHORT, prefer="wait"))["status"] == 404
+
+
+def test_a_webhook_that_cannot_be_reached_is_logged_without_the_text(
+    gateway: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    webhook = {"webhook": "http://127.0.0.1:9/", "webhook_events_filter": ["completed"]}
+    prediction = create(gateway, {"text": "marzipan"}, prefer="wait", **webhook)
+    assert prediction["status"] == "succeeded"
+    wait_until(lambda: bool(caplog.records))
+    assert f"the webhook of prediction {prediction['id']} was not delivered" in caplog.text
+    assert "marzipan" not in caplog.text

@@ -1,0 +1,31 @@
+"""Inputs of a prediction: the defaults, and what has to be refused with which message."""
+
+from typing import Any
+
+DEFAULTS: dict[str, Any] = {
+    "text": None,
+    "texts": None,
+    "task": "retrieval_document",
+    "title": None,
+    "embedding_dim": 768,
+    "normalize": True,
+    "output_format": "base64",
+    "output_dtype": "float32",
+}
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({}, "neither text nor texts was given"),
+    ({"text": "a", "texts": ["b"]}, "text and texts were both given"),
+    ({"text": ""}, "text is empty"),
+    ({"text": " \t\n\u3000"}, "text is empty"),
+    ({"texts": []}, "texts is empty"),
+    ({"texts": ["a", "b", " "]}, r"texts\[2\] is empty"),
+    ({"texts": ["a", 3]}, r"texts\[1\] is an int; it must be a string"),
+    ({"texts": ["a"] * 1025}, r"texts has 1,025 texts; the limit is 1,024"),
+    ({"text": "a\ud800"}, "text has a lone surrogate at character 1"),
+    ({"text": "a", "title": "T", "task": "clustering"}, "title goes with task retrieval_document only"),
+    ({"text": "a", "task": "search"}, "task is 'search'; it must be one of"),
+    ({"text": "a", "embedding_dim": 300}, "embedding_dim is 300; it must be one of 768, 512, 256, 128"),
+    ({"text": "a", "output_format": "csv"}, "output_format is 'csv'; it must be one of base64, array"),
+    ({"text": "a", "output_dtype": "int4"}, "output_dtype is 'int4'; it must be one of float32, "),
+]

@@ -1,0 +1,20 @@
+"""Start the server, ask it for a vector and print the answer: run where there is no network but loopback."""
+
+import json
+import sys
+from pathlib import Path
+
+import requests
+
+from tools.server import LocalServer
+
+
+def main() -> None:
+    """Print the answer of a server whose log goes to the file that is named."""
+    with LocalServer(Path(sys.argv[1]), weights="manifest") as server:
+        answer = requests.post(f"{server.url}/predictions", json={"input": {"text": "no network"}}, timeout=600)
+    print(json.dumps(answer.json()))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

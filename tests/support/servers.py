@@ -1,0 +1,123 @@
+"""Servers and gateways of a test's own, ended with the test."""
+
+import re
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from tools.client import Client, readable, wait_until
+from tools.observed_server import ObservedServer
+from tools.server import free_port, start_server, wait_until_ready
+
+TOKEN = "hf_quaggaQuaggaQUAGGA"  # noqa: S105 - opens nothing; no server may show it
+
+
+class RunningServer(Client):
+    """A client of a running server, and where that writes its log."""
+
+    def __init__(self, url: str, log: Path) -> None:
+        super().__init__(url)
+        self.log = log
+
+
+@contextmanager
+def running_server(
+    changes: Mapping[str, str], log: Path, *, slots: int, predictor: str = "predict.py:Predictor"
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run the image's server on a free port, its output in the file `log`; yield its process and URL, not ready yet."""
+    port = free_port()
+    with log.open("wb") as output:
+        process = start_server(port, changes, slots=slots, predictor=predictor, log=output)
+    try:
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+class HeldServer(ObservedServer):
+    """The real server with tests/support/held_predictor.py, whose encoder waits while it is held."""
+
+    def __init__(self, url: str, pid: int, log: Path, folder: Path) -> None:
+        self._gate, self._events = folder / "gate", folder / "events"
+        super().__init__(url, pid, log)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let no forward pass go on as long as the context lasts."""
+        self._gate.touch()
+        try:
+            yield
+        finally:
+            self._gate.unlink()
+
+    def begun(self) -> int:
+        """Return how many requests have ever waited for their vectors."""
+        return self._lines().count("begun")
+
+    def waiting(self) -> int:
+        """Return how many requests wait for their vectors now."""
+        lines = self._lines()
+        return lines.count("begun") - lines.count("ended")
+
+    def texts_encoded(self) -> int:
+        """Return how many texts have ever been in a forward pass."""
+        return sum(int(line.removeprefix("pass ")) for line in self._lines() if line.startswith("pass "))
+
+    def fill_slots(self, slots: int, *requests: bytes) -> list[socket.socket]:
+        """Return connections whose requests hold so many slots, and have been begun; the server has to be held.
+
+        The requests are sent by turns. One that is refused by a stray 409 is sent again.
+        """
+        goal = self.begun() + slots
+        taken: dict[socket.socket, int] = {}
+
+        def filled() -> bool:
+            for connection in readable(list(taken), 0):
+                assert connection.recv(12) == b"HTTP/1.1 409", "a request was answered while the server was held"
+                connection.close()
+                del taken[connection]
+            for number in sorted(set(range(slots)) - set(taken.values())):
+                taken[self.open(requests[number % len(requests)])] = number
+            return self.begun() == goal
+
+        wait_until(filled)
+        return sorted(taken, key=taken.__getitem__)
+
+    def _lines(self) -> list[str]:
+        return self._events.read_text().splitlines() if self._events.exists() else []
+
+
+@contextmanager
+def held_server(folder: Path, changes: Mapping[str, str], *, slots: int) -> Iterator[HeldServer]:
+    """Start a server that can be held; `changes` are environment variables."""
+    variables = {**changes, "HELD_GATE": str(folder / "gate"), "HELD_EVENTS": str(folder / "events")}
+    log = folder / "log"
+    predictor = "tests/support/held_predictor.py:Predictor"
+    with running_server(variables, log, slots=slots, predictor=predictor) as (process, url):
+        wait_until_ready(process, url)
+        yield HeldServer(url, process.pid, log, folder)
+
+
+@contextmanager
+def running_gateway(command: Sequence[str | Path]) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """Run a script that serves the gateway; yield the URL that it says it serves, and its process."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            said = (re.search(r"running on (http://127\.0\.0\.1:\d+)", line) for line in process.stderr)
+            yield next(found[1] for found in said if found), process
+        finally:
+            process.terminate()
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    """Return a process's command line; nothing of one that has ended since it was found."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []

@@ -1,0 +1,95 @@
+"""`python -m embeddinggemma.check`: it says yes to right vectors, and no to wrong ones, by its exit status too."""
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from embeddinggemma import Embedder, check
+from embeddinggemma.engine import linear, model
+from embeddinggemma.engine.linear import Linear
+from embeddinggemma.settings import Settings
+from tools.reference_model import warm_cache
+
+
+@pytest.fixture(scope="module")
+def variables(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return warm_cache(small_model, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def embedder(variables: dict[str, str]) -> Embedder:
+    return Embedder.load(Settings.from_environment(variables))
+
+
+@pytest.fixture
+def as_a_program(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let main() see the reference model and no arguments, and measure each speed once."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["check"])
+    monkeypatch.setattr(check, "_MIN_CALLS", 1)
+    monkeypatch.setattr(check, "_MAX_CALLS", 1)
+
+
+@pytest.mark.usefixtures("as_a_program")
+def test_it_says_what_runs_that_it_is_right_and_how_fast(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        check.main()
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith('running: {"model": "reference/embeddinggemma-small"')
+    assert "worst cosine: 1.000000, at least 0.99999 needed" in printed
+    assert "not checked, these weights are not Google's" in printed
+    rows = re.findall(r"^\| (\w[^|]*) \| [\d,.]+ ms \| [\d,]+ \| \d+% \|$", printed, re.MULTILINE)
+    assert rows == [workload.name for workload in check.workloads("cpu")]
+
+
+@pytest.mark.usefixtures("as_a_program")
+def test_wrong_vectors_end_it_with_a_status_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = Embedder.encode
+    monkeypatch.setattr(Embedder, "encode", lambda embedder, ids: encode(embedder, ids) + 1)
+    monkeypatch.setattr(check, "speed_lines", lambda _: [])
+    with pytest.raises(SystemExit, match="the worst cosine to sentence-transformers is"):
+        check.main()
+
+
+def test_a_cosine_that_is_not_a_number_is_wrong() -> None:
+    bad = np.full((1, 768), np.nan, np.float32)
+    assert list(check.differences(bad, bad, 0.99))
+
+
+def test_on_googles_weights_the_published_figures_are_compared(embedder: Embedder) -> None:
+    """The reference model's vectors mean nothing, so that every published figure has to be missed."""
+    assert len(list(check.similarities_off(embedder))) >= 3
+    assert len(list(check.known_vectors_off(embedder))) == 2
+
+
+def test_a_right_similarity_is_accepted(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    query = embedder.embed([check.QUERY], task="retrieval_query")[0]
+    monkeypatch.setattr(check, "SIMILARITIES", (embedder.embed(check.DOCUMENTS) @ query).tolist())
+    assert list(check.similarities_off(embedder)) == []
+
+
+def test_the_limit_is_each_product_of_the_forward_pass_once(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    multiply, gated = Linear.__call__, linear.gelu_gated
+
+    def counted(layer: Linear, x: torch.Tensor) -> torch.Tensor:
+        rows.append(len(x))
+        return multiply(layer, x)
+
+    def counted_gated(x: torch.Tensor, gate: Linear, up: Linear) -> torch.Tensor:
+        rows.append(len(x))
+        return gated(x, gate, up)
+
+    monkeypatch.setattr(Linear, "__call__", counted)
+    monkeypatch.setattr(model, "gelu_gated", counted_gated)
+    check.multiply(embedder, 5_000)
+    assert Counter(rows) == {2_048: 2 * 6 * 4, 904: 6 * 4}  # 6 layers: queries, keys and values; output; gated; down

@@ -1,0 +1,188 @@
+"""The library: settings to a loaded model, and texts to the vectors that the container gives."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embeddinggemma import Embedder
+from embeddinggemma.prompts import TASKS
+from embeddinggemma.settings import Settings
+from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES
+from embeddinggemma.weights.manifest import ManifestError
+from tests.support.servers import RunningServer
+from tools import PROJECT, SCRIPTS
+from tools.reference_model import MANIFEST, warm_cache
+
+TEXTS = ["Mars is red.", "Venus is hot. " * 20, "木星は大きい。"]
+
+
+@pytest.fixture(scope="module")
+def variables(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return warm_cache(small_model, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def embedder(variables: dict[str, str]) -> Embedder:
+    return Embedder.load(Settings.from_environment(variables))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_vectors_are_the_containers(embedder: Embedder, server: RunningServer, task: str) -> None:
+    ours = embedder.embed(TEXTS, task=task)
+    assert ours.shape == (3, 768)
+    assert ours.dtype == np.float32
+    assert np.abs(ours - server.embed(TEXTS, task)).max() < 1e-5
+
+
+def test_a_title_and_a_dimension_are_the_containers_too(embedder: Embedder, server: RunningServer) -> None:
+    ours = embedder.embed(TEXTS, title="Planets", dimension=128, normalize=False)
+    theirs = server.vectors(texts=TEXTS, title="Planets", embedding_dim=128, normalize=False)
+    assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("dtype", OUTPUT_DTYPES)
+@pytest.mark.parametrize("dimension", DIMENSIONS)
+def test_every_shape_and_number_type(embedder: Embedder, dtype: str, dimension: int) -> None:
+    vectors = embedder.embed(TEXTS, dimension=dimension, dtype=dtype)
+    packed = dtype == "ubinary"
+    assert vectors.shape == (3, dimension // 8 if packed else dimension)
+    assert vectors.dtype == np.dtype("uint8" if packed else dtype)
+
+
+def test_any_number_of_texts_come_back_in_order(embedder: Embedder) -> None:
+    texts = [f"text {number} " + "word " * (number * 37 % 60) for number in range(1_100)]
+    vectors = embedder.embed(texts, dimension=128)
+    assert vectors.shape == (1_100, 128)
+    for position in (0, 17, 1_099):
+        assert np.abs(vectors[position] - embedder.embed([texts[position]], dimension=128)[0]).max() < 1e-5
+    assert embedder.embed([]).shape == (0, 768)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"texts": "one text"}, "texts is a str; it must be a list of strings"),
+        ({"texts": ["a", ""]}, r"texts\[1\] is empty"),
+        ({"texts": ["a", 3]}, r"texts\[1\] is an int; it must be a string"),
+        ({"texts": ["a\ud800"]}, r"texts\[0\] has a lone surrogate at character 1"),
+        ({"texts": [], "task": "search"}, "task is 'search'; it must be one of"),
+        ({"texts": ["a"], "title": "\ud800"}, "title has a lone surrogate at character 0"),
+        ({"texts": ["a"], "title": 3}, "title is an int; it must be a string"),
+        ({"texts": ["a"], "title": "T", "task": "clustering"}, "title goes with task retrieval_document only"),
+        ({"texts": ["a"], "dimension": 300}, "dimension is 300; it must be one of 768, 512, 256, 128"),
+        ({"texts": ["a"], "dtype": "int4"}, "dtype is 'int4'; it must be one of float32"),
+    ],
+)
+def test_what_cannot_be_embedded_is_refused_by_name(
+    embedder: Embedder, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        embedder.embed(**arguments)
+
+
+def test_what_runs_is_told(embedder: Embedder) -> None:
+    runtime = embedder.runtime()
+    assert runtime["model"] == "reference/embeddinggemma-small"
+    assert runtime["tokens_per_batch"] == 2048
+    json.dumps(runtime)
+
+
+def test_the_settings_tokens_per_batch_is_used(variables: dict[str, str]) -> None:
+    embedder = Embedder.load(Settings.from_environment(variables | {"EMBEDDINGGEMMA_TOKENS_PER_BATCH": "64"}))
+    assert embedder.tokens_per_batch == 64
+    assert embedder.embed(TEXTS * 20).shape == (60, 768)
+
+
+def _run(program: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", program]
+    return subprocess.run(
+        command, cwd=PROJECT, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+
+
+def test_importing_the_package_and_its_library_imports_no_torch() -> None:
+    heavy = "{'torch', 'transformers', 'numpy', 'requests'} & set(sys.modules)"
+    assert _run(f"import embeddinggemma, sys; assert not {heavy}", {}).returncode == 0
+    assert (
+        _run("from embeddinggemma import Embedder; import sys; assert 'torch' not in sys.modules", {}).returncode == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("EMBEDDINGGEMMA_DTYPE", "fp16", "EMBEDDINGGEMMA_DTYPE is 'fp16'; it must be one of auto, float32, bfloat16"),
+        ("EMBEDDINGGEMMA_ENGINE", "onnx", "EMBEDDINGGEMMA_ENGINE is 'onnx'; it must be one of native"),
+        ("EMBEDDINGGEMMA_WEIGHTS_URL", "http://cdn.example", "EMBEDDINGGEMMA_WEIGHTS_URL: http://cdn.example"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_torch_is_imported_or_a_byte_is_fetched(
+    tmp_path: Path, variable: str, value: str, message: str
+) -> None:
+    program = (
+        "import sys\nfrom embeddinggemma import Embedder\n"
+        "try: Embedder.load()\nexcept ValueError as error: print(error)\nassert 'torch' not in sys.modules\n"
+    )
+    ran = _run(program, {variable: value, "EMBEDDINGGEMMA_CACHE": str(tmp_path / "cache")})
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith(message)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.fixture
+def unpinned(small_model: Path, tmp_path: Path) -> dict[str, str]:
+    """Return the variables of a model whose pooling was altered, with a manifest that does not pin that file."""
+    model = tmp_path / "model"
+    shutil.copytree(small_model, model, copy_function=os.symlink)
+    pooling = json.loads((model / "1_Pooling" / "config.json").read_text())
+    (model / "1_Pooling" / "config.json").unlink()
+    (model / "1_Pooling" / "config.json").write_text(json.dumps(pooling | {"include_prompt": False}))
+    manifest = json.loads((model / MANIFEST).read_text())
+    files = [file for file in manifest["files"] if file["path"] != "1_Pooling/config.json"]
+    (model / MANIFEST).unlink()
+    (model / MANIFEST).write_text(json.dumps(manifest | {"files": files}))
+    return warm_cache(model, tmp_path / "cache")
+
+
+def test_a_manifest_that_pins_too_little_is_refused_by_the_library(unpinned: dict[str, str]) -> None:
+    with pytest.raises(ManifestError, match=r"does not pin 1_Pooling/config\.json"):
+        Embedder.load(Settings.from_environment(unpinned))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, id=command[0], marks=[] if command[0] == "search" else pytest.mark.slow)
+        for command in (
+            ["search", "searched", "a question"],
+            ["verify"],
+            ["publish_weights", "out", "--url", "https://cdn.example/models"],
+            ["embed_corpus", "rows.jsonl", "out"],
+            ["serve"],
+        )
+    ],
+)
+def test_a_manifest_that_pins_too_little_is_refused_by_every_script(
+    unpinned: dict[str, str], tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "one"}\n')
+    (tmp_path / "searched").mkdir()
+    (tmp_path / "searched" / "_corpus.json").write_text('{"model": "any", "dimension": 768, "dtype": "float32"}')
+    ran = subprocess.run(
+        [sys.executable, SCRIPTS / command[0], *command[1:]],
+        cwd=tmp_path,
+        env={**os.environ, **unpinned},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    assert "does not pin 1_Pooling/config.json" in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -1,0 +1,135 @@
+"""The line about the traffic: a test turns the event loop's clock on, so that a minute takes no time."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from embeddinggemma.traffic_log import TrafficLog
+
+
+class Minutes:
+    """The loop's clock, which stands still until a test turns it on, and the lines that were logged."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.lines: list[dict[str, Any]] = []
+
+    async def pass_by(self, seconds: float) -> list[dict[str, Any]]:
+        """Turn the clock on, let what is due then happen, and return the lines that this has written."""
+        self.lines.clear()
+        self.now += seconds
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return list(self.lines)
+
+
+class Handler(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self, lines: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        name, line = record.getMessage().split(": ", 1)
+        assert name == "served"
+        self._lines.append(json.loads(line))
+
+
+@pytest.fixture
+def minutes() -> Iterator[Minutes]:
+    logger, minutes = logging.getLogger("embeddinggemma.traffic_log"), Minutes()
+    handler = Handler(minutes.lines)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield minutes
+    logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
+
+
+def _run(minutes: Minutes, test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().time = lambda: minutes.now  # type: ignore[method-assign]
+        await test()
+
+    asyncio.run(main())
+
+
+async def _cancel_one(traffic: TrafficLog) -> None:
+    async def wait() -> None:
+        with traffic.request():
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_a_period_with_requests_has_one_line_that_sums_them_up(minutes: Minutes) -> None:
+    async def test() -> None:
+        traffic = TrafficLog(60)
+        for _ in range(3):
+            with traffic.request() as served:
+                served.texts, served.tokens = 2, 10
+        with pytest.raises(ValueError, match="refused"), traffic.request():
+            raise ValueError("refused")
+        await _cancel_one(traffic)
+        assert await minutes.pass_by(59) == []
+        [line] = await minutes.pass_by(1)
+        assert 0 <= line.pop("p50_ms") <= line.pop("p99_ms")
+        assert line == {
+            "seconds": 60,
+            "requests": 5,
+            "failed": 1,
+            "cancelled": 1,
+            "texts": 6,
+            "tokens_per_s": 0.5,
+            "most_at_once": 1,
+            "unanswered": 0,
+        }
+
+    _run(minutes, test)
+
+
+def test_a_period_without_requests_has_none_and_the_next_with_requests_has_again(minutes: Minutes) -> None:
+    async def test() -> None:
+        traffic = TrafficLog(60)
+        for _ in range(2):
+            with traffic.request():
+                pass
+            [line] = await minutes.pass_by(60)
+            assert line["requests"] == 1
+            assert await minutes.pass_by(60) == []
+            assert await minutes.pass_by(3600) == []
+
+    _run(minutes, test)
+
+
+def test_a_long_request_is_in_every_line_while_it_goes_on(minutes: Minutes) -> None:
+    async def test() -> None:
+        traffic = TrafficLog(60)
+        with traffic.request(), traffic.request():
+            for _ in range(2):
+                [line] = await minutes.pass_by(60)
+                assert (line["requests"], line["p50_ms"], line["most_at_once"], line["unanswered"]) == (0, None, 2, 2)
+        [line] = await minutes.pass_by(60)
+        assert line["requests"] == 2
+
+    _run(minutes, test)
+
+
+def test_turned_off_it_says_nothing_and_keeps_nothing(minutes: Minutes) -> None:
+    async def test() -> None:
+        traffic = TrafficLog(0)
+        before = str(vars(traffic))
+        with traffic.request() as served:
+            served.texts = 1
+        assert str(vars(traffic)) == before
+        assert await minutes.pass_by(3600) == []
+
+    _run(minutes, test)

@@ -1,0 +1,203 @@
+"""The weights are made ready in a process of their own: what is loaded meanwhile counts once they are verified."""
+
+import logging
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from embeddinggemma.weights.background import WeightsInBackground
+from embeddinggemma.weights.cache import WeightsError
+from embeddinggemma.weights.manifest import ManifestError, Source
+from embeddinggemma.weights.store import Store
+from tests.support import tiny_model
+from tests.support.faulty_server import FaultyServer, pause, silence
+from tests.support.servers import command_line
+from tests.support.tiny_model import BIG, FILES, is_right, manifest, program, write_right_files
+from tools import PROJECT
+
+pytestmark = pytest.mark.usefixtures("no_pget")
+
+
+def running() -> psutil.Process:
+    """Return the process that makes the weights ready."""
+    children = psutil.Process().children()
+    [process] = [child for child in children if "embeddinggemma.weights.background" in command_line(child)]
+    return process
+
+
+def test_an_unsafe_own_source_is_the_same_error_as_without_a_process(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"cdn\.example"):
+        WeightsInBackground(manifest(), Store(tmp_path, mirror="http://cdn.example")).load(lambda folder: folder)
+
+
+def test_no_token_is_in_the_process_list(
+    file_server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    file_server.fail(f"/cdn/{BIG}", [pause(0.5)])
+    gated = Source(f"{file_server.url}/cdn/{{path}}", gated=True)
+    in_background = WeightsInBackground(manifest(gated), Store(tmp_path, hf_token="hf_secret"))
+    assert file_server.silent.wait(600)
+    listed = f"{running().cmdline()} {running().environ()}"
+    file_server.released.set()
+    assert in_background.load(is_right)
+    assert file_server.requests[-1].headers["Authorization"] == "Bearer hf_secret"
+    assert "PYTHONPATH" in listed
+    assert "hf_secret" not in listed
+
+
+def test_a_process_that_is_killed_is_an_error(file_server: FaultyServer, tmp_path: Path) -> None:
+    file_server.fail(f"/cdn/{BIG}", [silence(0.5)])
+    in_background = WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path))
+    assert file_server.silent.wait(600)
+    running().kill()
+    with pytest.raises(RuntimeError, match="the process that makes the weights ready has ended before they were"):
+        in_background.load(lambda folder: folder)
+
+
+STARTER = """
+import sys
+from pathlib import Path
+
+from embeddinggemma.weights.background import WeightsInBackground
+from embeddinggemma.weights.manifest import read_manifest
+from embeddinggemma.weights.store import Store
+
+WeightsInBackground(read_manifest(Path(sys.argv[1])), Store(Path(sys.argv[2]))).load(lambda _: None)
+"""
+
+
+@pytest.mark.parametrize("fetcher", ["http", "pget"])
+def test_a_download_ends_with_whoever_started_it(fetcher: str, file_server: FaultyServer, tmp_path: Path) -> None:
+    if fetcher == "pget":
+        (tmp_path / "bin").mkdir()
+        program(tmp_path / "bin" / "pget", (PROJECT / "tests" / "support" / "pget_stand_in.py").read_text())
+    file_server.fail(f"/cdn/{BIG}", [silence(0.5)])
+    path = tiny_model.write_manifest(tmp_path / "manifest.json", f"{file_server.url}/cdn/{{path}}")
+    with subprocess.Popen([sys.executable, "-c", STARTER, path, tmp_path / "cache"], cwd=PROJECT) as starter:
+        assert file_server.silent.wait(600)
+        started = psutil.Process(starter.pid).children(recursive=True)
+        starter.kill()
+    assert len(started) == {"http": 1, "pget": 2}[fetcher]
+    assert not psutil.wait_procs(started, timeout=600)[1]
+
+
+def test_the_log_says_where_the_seconds_went(
+    file_server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO)
+    WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path)).load(lambda _: None)
+    said = capfd.readouterr().err
+    assert [line.partition(":")[0] for line in said.splitlines()] == ["verify", "weights", "download", "verify"]
+    assert "download: 3.1 MB in " in said
+    assert [message.partition(":")[0] for message in caplog.messages] == ["load"]
+
+
+def test_loading_does_not_wait_for_the_digests_of_a_warm_cache(tmp_path: Path) -> None:
+    folder = write_right_files(tmp_path)
+    in_background = WeightsInBackground(manifest(), Store(tmp_path))
+    process = running()
+    process.suspend()
+    never_mind = threading.Timer(600, process.resume)
+    never_mind.start()
+
+    def load(given: Path) -> str:
+        assert process.status() == psutil.STATUS_STOPPED, "it was waited for"
+        process.resume()
+        return given.name
+
+    assert in_background.load(load) == folder.name
+    never_mind.cancel()
+
+
+def test_a_small_file_can_be_loaded_while_the_largest_is_still_to_come(
+    file_server: FaultyServer, tmp_path: Path
+) -> None:
+    may_come = threading.Event()
+    file_server.fail(
+        f"/cdn/{BIG}", [lambda _: None if may_come.wait(600) else pytest.fail("nobody waited for the rest")]
+    )
+    in_background = WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path))
+    assert in_background.load_early("config.json", lambda folder: (folder / "config.json").read_bytes())
+    assert not (tmp_path / manifest().folder_name / BIG).exists()
+    may_come.set()
+    assert in_background.load(lambda folder: (folder / BIG).read_bytes()) == FILES[BIG]
+
+
+def test_a_file_of_a_warm_cache_is_not_loaded_early(tmp_path: Path) -> None:
+    write_right_files(tmp_path)
+    in_background = WeightsInBackground(manifest(), Store(tmp_path))
+    assert in_background.load_early("config.json", lambda _: pytest.fail("nothing is known of it yet")) is None
+
+
+def test_who_waits_early_for_a_file_that_never_comes_is_told(tmp_path: Path) -> None:
+    in_background = WeightsInBackground(manifest(), Store(tmp_path))
+    with pytest.raises(WeightsError, match=r"config\.json is missing"):
+        in_background.load_early("config.json", lambda folder: folder)
+
+
+def test_what_was_loaded_from_a_wrong_file_is_loaded_again(file_server: FaultyServer, tmp_path: Path) -> None:
+    folder = write_right_files(tmp_path)
+    (folder / BIG).write_bytes(b"\0" + FILES[BIG][1:])
+    loaded: list[bytes] = []
+
+    def load(given: Path) -> bytes:
+        loaded.append((given / BIG).read_bytes())
+        return loaded[-1]
+
+    result = WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path)).load(load)
+    assert result == FILES[BIG]
+    assert len(loaded) == 2
+
+
+def test_a_file_that_cannot_be_loaded_because_it_is_wrong_is_fetched_and_loaded_again(
+    file_server: FaultyServer, tmp_path: Path
+) -> None:
+    folder = write_right_files(tmp_path)
+    (folder / BIG).write_bytes(b"\0" + FILES[BIG][1:])
+
+    def load(given: Path) -> bytes:
+        if (body := (given / BIG).read_bytes()) != FILES[BIG]:
+            raise ValueError("cannot be parsed")
+        return body
+
+    assert WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path)).load(load) == FILES[BIG]
+
+
+def test_an_error_in_loading_right_files_is_not_hidden(tmp_path: Path) -> None:
+    write_right_files(tmp_path)
+    loads: list[int] = []
+
+    def load(_: Path) -> None:
+        loads.append(1)
+        raise ValueError("out of memory")
+
+    with pytest.raises(ValueError, match="out of memory"):
+        WeightsInBackground(manifest(), Store(tmp_path)).load(load)
+    assert len(loads) == 1
+
+
+def test_files_that_another_process_replaced_meanwhile_are_loaded_again(tmp_path: Path) -> None:
+    folder = write_right_files(tmp_path)
+    loads: list[int] = []
+
+    def load(given: Path) -> int:
+        if not loads:
+            (given / "new").write_bytes(FILES[BIG])
+            (given / "new").replace(folder / BIG)
+        loads.append(1)
+        return len(loads)
+
+    assert WeightsInBackground(manifest(), Store(tmp_path)).load(load) == 2
+
+
+def test_wrong_files_that_cannot_be_replaced_are_never_handed_out(tmp_path: Path) -> None:
+    folder = write_right_files(tmp_path)
+    (folder / BIG).write_bytes(b"\0" + FILES[BIG][1:])
+    with pytest.raises(WeightsError, match=f"{BIG} has sha256 "):
+        WeightsInBackground(manifest(), Store(tmp_path)).load(lambda given: given)
+    assert not tiny_model.strays(tmp_path)

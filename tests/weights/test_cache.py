@@ -1,0 +1,73 @@
+"""Weights are fetched where they are missing, from where they may be, and used only once they are verified."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from embeddinggemma.weights.cache import WeightsError, ensure_weights
+from embeddinggemma.weights.manifest import ManifestError, Source
+from embeddinggemma.weights.store import Store
+from tests.support.faulty_server import FaultyServer, redirect
+from tests.support.tiny_model import BIG, FILES, is_right, manifest, program, write_right_files
+
+pytestmark = pytest.mark.usefixtures("no_pget")
+
+
+@pytest.fixture
+def server(file_server: FaultyServer) -> FaultyServer:
+    file_server.publish("own", FILES)
+    return file_server
+
+
+def test_a_warm_start_asks_no_server_and_writes_nothing(tmp_path: Path) -> None:
+    folder = write_right_files(tmp_path)
+    assert ensure_weights(manifest("http://127.0.0.1:9/{path}"), Store(tmp_path)) == folder
+    assert list(tmp_path.iterdir()) == [folder], "a complete cache may lie on a read-only disk"
+
+
+def test_ones_own_source_comes_first(server: FaultyServer, tmp_path: Path) -> None:
+    cdn = manifest(f"{server.url}/cdn/{{path}}")
+    assert is_right(ensure_weights(cdn, Store(tmp_path, mirror=f"{server.url}/own")))
+    assert {request.path for request in server.requests} == {f"/own/{path}" for path in FILES}
+
+
+def test_an_unsafe_own_source_is_refused_before_anything_is_fetched(server: FaultyServer, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError):
+        ensure_weights(manifest(f"{server.url}/cdn/{{path}}"), Store(tmp_path, mirror="http://cdn.example"))
+    assert not server.requests
+
+
+def test_what_is_missing_and_what_was_tried_is_in_the_error(server: FaultyServer, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError) as error:
+        ensure_weights(manifest(f"{server.url}/none/{{path}}", f"{server.url}/void/{{path}}"), Store(tmp_path))
+    said = str(error.value)
+    assert all(f"{path} is missing ({len(body):,} bytes, sha256 " in said for path, body in FILES.items())
+    assert all(f"{server.url}/{name}/{{path}} with http: {server.url}/{name}/" in said for name in ("none", "void"))
+
+
+def test_a_manifest_without_sources_says_so(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no source is named"):
+        ensure_weights(manifest(), Store(tmp_path))
+
+
+def test_the_token_goes_to_the_gated_source_alone_and_never_to_pget(
+    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    (tmp_path / "bin").mkdir()
+    program(tmp_path / "bin" / "pget", f"open({str(tmp_path / 'asked')!r}, 'a').write(input())\nraise SystemExit(1)\n")
+    with FaultyServer() as storage:
+        storage.publish("cdn", FILES)
+        server.fail(f"/gated/{BIG}", [redirect(f"{storage.url}/cdn/{BIG}")])
+        server.publish("gated", FILES)
+        del server.files[f"/cdn/{BIG}"]
+        gated = Source(f"{server.url}/gated/{{path}}", gated=True)
+        ensure_weights(manifest(f"{server.url}/cdn/{{path}}", gated), Store(tmp_path / "cache", hf_token="hf_secret"))
+        told = {request.path for request in server.requests if "hf_secret" in str(request.headers)}
+        assert told == {f"/gated/{BIG}"}
+        assert len(storage.requests) == 1
+        assert "hf_secret" not in str(storage.requests)
+    assert "/cdn/" in (tmp_path / "asked").read_text()
+    assert "/gated/" not in (tmp_path / "asked").read_text()
+    assert "hf_secret" not in caplog.text

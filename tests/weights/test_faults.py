@@ -1,0 +1,381 @@
+"""All that can go wrong with a download ends in the right bytes or in one clear error, and leaves nothing behind.
+
+What comes out is in docs/faults.md, which scripts/faults writes.
+"""
+
+import io
+import itertools
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from embeddinggemma.weights import http
+from embeddinggemma.weights.cache import WeightsError, ensure_weights
+from embeddinggemma.weights.manifest import Source
+from embeddinggemma.weights.store import Store
+from tests.support import faulty_server, tiny_model
+from tests.support.faulty_server import (
+    Fault,
+    FaultyServer,
+    both,
+    cut,
+    flip,
+    ignore_range,
+    redirect,
+    reset,
+    silence,
+    status,
+)
+from tests.support.tiny_model import BIG, FILES, is_right, manifest, strays
+from tools import PROJECT
+from tools.fault_outcomes import PAGE, Outcomes
+
+pytestmark = pytest.mark.slow
+
+SILENCE = 2.0  # seconds after which a transfer is given up where the server falls silent
+PATIENCE = 600.0  # elsewhere, so that no busy machine is taken for a silent server
+PERMANENT: dict[str, Fault] = {
+    "404": status(404),
+    "401": status(401),
+    "403": status(403),
+    "500, again and again": status(500),
+    "cut at 10 %, again and again": cut(0.1),
+    "the server stops sending at 50 %": silence(0.5),
+    "the server never sends a byte": silence(0),
+    "cut at 50 %, and Range is ignored": both(cut(0.5), ignore_range),
+    "a byte too many": faulty_server.longer,
+    "a byte too few": faulty_server.shorter,
+    "one flipped bit": flip,
+}
+PASSING: dict[str, list[Fault]] = {
+    "500, then good": [status(500)],
+    "cut at 10 %, once": [cut(0.1)],
+    "cut at 50 %, once": [cut(0.5)],
+    "cut at 99 %, once": [cut(0.99)],
+    "reset at 50 %, once": [reset(0.5)],
+    "Range is ignored": [ignore_range] * 5,
+    "cut at 50 %, and then Range is ignored": [cut(0.5), ignore_range],
+}
+
+
+@pytest.fixture
+def server(file_server: FaultyServer) -> FaultyServer:
+    file_server.publish("mirror", FILES)
+    return file_server
+
+
+@pytest.fixture(params=["http", "pget", "the real pget"])
+def fetcher(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """PATH with one pget, or none."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    if request.param == "pget":
+        tiny_model.program(programs / "pget", (PROJECT / "tests" / "support" / "pget_stand_in.py").read_text())
+    elif request.param == "the real pget":
+        real = os.environ.get("PGET") or shutil.which("pget")
+        if not real:
+            pytest.skip("there is no pget on PATH, and PGET names none")
+        (programs / "pget").symlink_to(real)
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setattr(http, "_WAITS", (0.0,) * 5)
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Outcomes:
+    return Outcomes()
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+def story(log: pytest.LogCaptureFixture) -> str:
+    """Return what failed, and which way brought the right bytes in the end."""
+    messages = [record.getMessage() for record in log.records]
+    failed = [re.sub(r"^weights: \S+ with ", "", text) for text in messages if re.match(r"weights: \S+ with", text)]
+    ways = [found for text in messages if (found := re.search(r"fetching .*/(\w+)/\S+ with (\w+)$", text))]
+    return "; ".join([*failed, f"**right bytes** from {ways[-1][1]} with {ways[-1][2]}"])
+
+
+def fetch(cache: Path, *sources: str | Source, stall_seconds: float = PATIENCE) -> Path:
+    return ensure_weights(manifest(*sources), Store(cache, hf_token="hf_secret", stall_seconds=stall_seconds))
+
+
+def stall_seconds(fault: str) -> float:
+    return SILENCE if fault.startswith("the server") else PATIENCE
+
+
+@pytest.mark.parametrize("fault", PERMANENT)
+def test_where_one_source_fails_the_next_takes_over(
+    fault: str, fetcher: str, server: FaultyServer, tmp_path: Path, log: pytest.LogCaptureFixture, outcomes: Outcomes
+) -> None:
+    server.fail(f"/cdn/{BIG}", itertools.repeat(PERMANENT[fault]))
+    sources = (f"{server.url}/cdn/{{path}}", f"{server.url}/mirror/{{path}}")
+    assert is_right(fetch(tmp_path / "cache", *sources, stall_seconds=stall_seconds(fault)))
+    assert not strays(tmp_path / "cache")
+    if fetcher != "the real pget":  # which fetches the files side by side, and drops all when one fails
+        assert not server.asked_for("/mirror/config.json"), "what the first source delivered is fetched again"
+    outcomes.record(fault, fetcher, story(log))
+
+
+@pytest.mark.parametrize("fault", PERMANENT)
+def test_where_the_only_source_fails_the_error_is_clear_and_the_next_start_works(
+    fault: str, fetcher: str, server: FaultyServer, tmp_path: Path
+) -> None:
+    cdn = f"{server.url}/cdn/{{path}}"
+    server.fail(f"/cdn/{BIG}", itertools.repeat(PERMANENT[fault]))
+    with pytest.raises(WeightsError, match=rf"{BIG} is missing .3,000,000 bytes, sha256") as error:
+        fetch(tmp_path / "cache", cdn, stall_seconds=stall_seconds(fault))
+    assert f"{cdn} with {'http' if fetcher == 'http' else 'pget'}: " in str(error.value)
+    assert not strays(tmp_path / "cache")
+    server.fail(f"/cdn/{BIG}", [])
+    assert is_right(fetch(tmp_path / "cache", cdn))
+    if fetcher != "the real pget":
+        assert len(server.asked_for("/cdn/config.json")) == 1
+
+
+@pytest.mark.parametrize("fault", ["401", "403"])
+def test_a_gated_source_that_refuses_the_token_says_what_may_be_missing(
+    fault: str, fetcher: str, server: FaultyServer, tmp_path: Path, log: pytest.LogCaptureFixture, outcomes: Outcomes
+) -> None:
+    server.fail(f"/cdn/{BIG}", itertools.repeat(PERMANENT[fault]))
+    gated = Source(f"{server.url}/cdn/{{path}}", gated=True)
+    assert is_right(fetch(tmp_path / "cache", gated, f"{server.url}/mirror/{{path}}"))
+    assert [request.headers.get("Authorization") for request in server.asked_for(f"/cdn/{BIG}")] == ["Bearer hf_secret"]
+    assert "has the account of HF_TOKEN accepted the licence?" in log.text
+    assert "hf_secret" not in log.text
+    outcomes.record(f"{fault} to a token", fetcher, story(log))
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_what_passes_is_survived_with_one_source(
+    fault: str, fetcher: str, server: FaultyServer, tmp_path: Path, log: pytest.LogCaptureFixture, outcomes: Outcomes
+) -> None:
+    server.fail(f"/cdn/{BIG}", PASSING[fault])
+    assert is_right(fetch(tmp_path / "cache", f"{server.url}/cdn/{{path}}"))
+    assert not strays(tmp_path / "cache")
+    outcomes.record(fault, fetcher, story(log))
+
+
+def test_a_redirect_to_another_host_is_followed(
+    fetcher: str, server: FaultyServer, tmp_path: Path, log: pytest.LogCaptureFixture, outcomes: Outcomes
+) -> None:
+    elsewhere = f"http://localhost:{server.port}/mirror/{BIG}"
+    server.fail(f"/cdn/{BIG}", itertools.repeat(redirect(elsewhere)))
+    assert is_right(fetch(tmp_path / "cache", f"{server.url}/cdn/{{path}}"))
+    outcomes.record("redirect to another host", fetcher, story(log))
+
+
+def test_a_redirect_from_https_to_http_is_not_followed_with_a_token_or_without(
+    fetcher: str,
+    server: FaultyServer,
+    tmp_path: Path,
+    log: pytest.LogCaptureFixture,
+    outcomes: Outcomes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.setenv(variable, str(faulty_server.CERTIFICATE))
+    with FaultyServer(tls=True) as cdn:
+        cdn.publish("cdn", FILES)
+        cdn.fail(f"/cdn/{BIG}", itertools.repeat(redirect(f"{server.url}/mirror/{BIG}")))
+        assert is_right(fetch(tmp_path / "cache", f"{cdn.url}/cdn/{{path}}", f"{server.url}/mirror/{{path}}"))
+    outcomes.record("redirect from https to http", fetcher, story(log))
+    if fetcher == "http":
+        assert "is not https any more" in log.text
+
+
+HOSTILE = ["../outside", "/tmp/embeddinggemma-outside", "snapshots/../../outside"]  # noqa: S108
+
+
+def hub_cache_tar(*, hostile: bool = False) -> bytes:
+    """A Hub cache folder: blobs, a snapshot of links to them, and what else lies there."""
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as tar:
+
+        def add(name: str, body: bytes = b"", **header: object) -> None:
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            for key, value in header.items():
+                setattr(member, key, value)
+            tar.addfile(member, io.BytesIO(body))
+
+        add("models--tests--tiny/refs/main", b"0123abcd")
+        for number, (path, body) in enumerate(FILES.items()):
+            add(f"models--tests--tiny/blobs/{number}", body)
+            up = "../" * (2 + path.count("/"))
+            name = f"models--tests--tiny/snapshots/0123abcd/{path}"
+            add(name, type=tarfile.SYMTYPE, linkname=f"{up}blobs/{number}")
+        if hostile:
+            for name in HOSTILE:
+                add(name, b"x" * len(FILES[BIG]))
+                add(name, type=tarfile.SYMTYPE, linkname="/etc")
+                add(name, type=tarfile.LNKTYPE, linkname="/etc/passwd")
+            add("dev", type=tarfile.CHRTYPE)
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("hostile", [False, True])
+def test_a_tar_gives_its_pinned_files_and_nothing_else(
+    hostile: bool,
+    fetcher: str,
+    server: FaultyServer,
+    tmp_path: Path,
+    log: pytest.LogCaptureFixture,
+    outcomes: Outcomes,
+) -> None:
+    server.files["/cdn/model.tar"] = hub_cache_tar(hostile=hostile)
+    assert is_right(fetch(tmp_path / "cache", f"{server.url}/cdn/model.tar"))
+    assert not strays(tmp_path / "cache")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "cache"]
+    assert not Path(HOSTILE[1]).exists()
+    kind = "with `../`, absolute paths, links and a device" if hostile else "of a Hub cache"
+    outcomes.record(f"a tar {kind}", fetcher, story(log))
+
+
+@pytest.mark.parametrize(
+    ("fault", "body"),
+    [
+        ("a tar that ends early", hub_cache_tar()[:2_000_000]),
+        ("a tar that is a web page", b"<html>" * 1000),
+        ("a tar with one flipped bit", hub_cache_tar().replace(FILES[BIG], b"\xff" + FILES[BIG][1:])),
+    ],
+)
+def test_a_broken_tar_gives_what_is_right_in_it_and_the_next_source_the_rest(
+    fault: str,
+    body: bytes,
+    fetcher: str,
+    server: FaultyServer,
+    tmp_path: Path,
+    log: pytest.LogCaptureFixture,
+    outcomes: Outcomes,
+) -> None:
+    server.files["/cdn/model.tar"] = body
+    assert is_right(fetch(tmp_path / "cache", f"{server.url}/cdn/model.tar", f"{server.url}/mirror/{{path}}"))
+    assert not strays(tmp_path / "cache")
+    assert bool(server.asked_for("/mirror/config.json")) == ("page" in fault), "only what was not in the tar"
+    outcomes.record(fault, fetcher, story(log))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_on_disk(path: Path) -> None:
+    path.write_bytes(b"\0" + path.read_bytes()[1:])
+
+
+@pytest.mark.parametrize(
+    ("fault", "spoil"),
+    [
+        ("a truncated file in a warm cache", truncate),
+        ("a flipped bit in a warm cache", flip_on_disk),
+        ("a file missing from a warm cache", Path.unlink),
+    ],
+)
+def test_a_spoilt_file_of_a_warm_cache_is_fetched_again_alone(
+    fault: str,
+    spoil: Callable[[Path], None],
+    fetcher: str,
+    server: FaultyServer,
+    tmp_path: Path,
+    log: pytest.LogCaptureFixture,
+    outcomes: Outcomes,
+) -> None:
+    folder = tiny_model.write_right_files(tmp_path / "cache")
+    spoil(folder / BIG)
+    assert is_right(fetch(tmp_path / "cache", f"{server.url}/cdn/{{path}}"))
+    assert not strays(tmp_path / "cache")
+    assert {request.path for request in server.requests} == {f"/cdn/{BIG}"}
+    outcomes.record(fault, fetcher, story(log))
+
+
+def start(manifest_file: Path, cache: Path, *largest_file: str) -> subprocess.Popen[str]:
+    """Start another process that wants the same weights."""
+    command = [sys.executable, "-m", "tests.support.fill_cache", str(manifest_file), str(cache), *largest_file]
+    return subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(process: subprocess.Popen[str], words: str) -> None:
+    """Read what a process says until it says this."""
+    assert process.stderr is not None
+    assert any(words in line for line in process.stderr), f"the process ended and did not say {words!r}"
+
+
+def test_a_process_killed_in_the_middle_leaves_nothing_that_the_next_start_does_not_put_right(
+    fetcher: str, server: FaultyServer, tmp_path: Path, log: pytest.LogCaptureFixture, outcomes: Outcomes
+) -> None:
+    cdn = f"{server.url}/cdn/{{path}}"
+    server.fail(f"/cdn/{BIG}", [silence(0.5)])
+    with start(tiny_model.write_manifest(tmp_path / "manifest.json", cdn), tmp_path / "cache") as killed:
+        assert server.silent.wait(600)
+        killed.kill()
+    assert strays(tmp_path / "cache"), "it was killed too early to leave anything"
+    assert is_right(fetch(tmp_path / "cache", cdn))
+    assert not strays(tmp_path / "cache")
+    if fetcher == "http":
+        assert len(server.asked_for("/cdn/config.json")) == 1, "what had been verified is fetched again"
+    outcomes.record("killed with SIGKILL at 50 %, and started again", fetcher, story(log))
+
+
+def test_two_processes_fetch_each_file_once(
+    fetcher: str, server: FaultyServer, tmp_path: Path, outcomes: Outcomes
+) -> None:
+    path = tiny_model.write_manifest(tmp_path / "manifest.json", f"{server.url}/cdn/{{path}}")
+    server.fail(f"/cdn/{BIG}", [faulty_server.pause(0.5)])
+    with start(path, tmp_path / "cache") as first:
+        assert server.silent.wait(600)
+        with start(path, tmp_path / "cache") as second:
+            wait_for(second, "waiting for another process")
+            server.released.set()
+            assert (first.wait(600), second.wait(600)) == (0, 0)
+    assert not strays(tmp_path / "cache")
+    if fetcher != "the real pget":  # which asks for a file's size first
+        assert sorted(request.path for request in server.requests) == sorted(f"/cdn/{path}" for path in FILES)
+    outcomes.record("two processes on one cache folder", fetcher, "the second waits; each file is fetched once")
+
+
+def last_line(process: subprocess.Popen[str]) -> str:
+    return process.communicate(timeout=600)[1].splitlines()[-1]
+
+
+def test_a_full_disk_is_named_and_the_next_start_works(
+    fetcher: str, server: FaultyServer, tmp_path: Path, outcomes: Outcomes
+) -> None:
+    cdn = f"{server.url}/cdn/{{path}}"
+    path = tiny_model.write_manifest(tmp_path / "manifest.json", cdn)
+    with start(path, tmp_path / "cache", "1000000") as full:
+        said = last_line(full)
+        assert full.returncode == 1
+    assert said == f"the cache folder {tmp_path}/cache cannot be used: File too large"
+    assert not strays(tmp_path / "cache")
+    assert is_right(fetch(tmp_path / "cache", cdn))
+    outcomes.record("disk full (RLIMIT_FSIZE)", fetcher, said.replace(str(tmp_path), ""))
+
+
+def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: Path, outcomes: Outcomes) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WeightsError, match=r"the cache folder .*/file/cache cannot be used: Not a directory") as error:
+        fetch(tmp_path / "file" / "cache", "http://127.0.0.1:9/{path}")
+    outcomes.record("a cache folder that cannot be made", "any", str(error.value).replace(str(tmp_path), ""))
+
+
+def test_the_page_in_the_docs_says_this(outcomes: Outcomes, request: pytest.FixtureRequest) -> None:
+    ran = {item.name.partition("[")[0] for item in request.session.items if item.path == Path(__file__)}
+    if not {name for name in globals() if name.startswith("test_")} <= ran or request.session.testsfailed:
+        pytest.skip("only some of the faults were produced")
+    if wanted := request.config.getoption("--faults-page"):
+        wanted.write_text(outcomes.page())
+    else:
+        assert PAGE.read_text() == outcomes.page(), "docs/faults.md is out of date: run scripts/faults"

@@ -1,0 +1,178 @@
+"""The HTTP fetcher: resumes, gives up in time, keeps the token, and says in a few words what went wrong."""
+
+import hashlib
+import itertools
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from embeddinggemma.weights import http
+from embeddinggemma.weights.fetching import Download, DownloadError
+from embeddinggemma.weights.http import HttpFetcher
+from tests.support.faulty_server import Fault, FaultyServer, both, cut, ignore_range, redirect, reset, silence, status
+
+BODY = bytes(range(256)) * 4000
+PATH = "/folder/file"
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as started:
+        started.files[PATH] = BODY
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_WAITS", (0.0,) * 5)
+
+
+def fetch(
+    url: str, tmp_path: Path, *, token: str | None = None, size: int | None = len(BODY), stall_seconds: float = 600
+) -> str | None:
+    """Fetch one file and return its digest, which has to be that of its bytes on disk."""
+    wanted = Download(url, tmp_path / "file", size)
+    [(fetched, sha256)] = HttpFetcher(stall_seconds, token).fetch([wanted])
+    assert fetched == wanted
+    assert sha256 == hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest()
+    return sha256
+
+
+def ranges(server: FaultyServer) -> list[str | None]:
+    return [request.headers.get("Range") for request in server.asked_for(PATH)]
+
+
+def test_the_digest_is_that_of_the_bytes(server: FaultyServer, tmp_path: Path) -> None:
+    assert fetch(server.url + PATH, tmp_path) == hashlib.sha256(BODY).hexdigest()
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
+def test_after_a_cut_only_the_rest_is_fetched(part: float, server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, [cut(part)])
+    assert fetch(server.url + PATH, tmp_path) == hashlib.sha256(BODY).hexdigest()
+    assert ranges(server) == [None, f"bytes={int(len(BODY) * part)}-"]
+
+
+def test_a_file_may_come_in_several_pieces(server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, [cut(0.5), reset(0.5), cut(0.5), status(503)])
+    assert fetch(server.url + PATH, tmp_path) == hashlib.sha256(BODY).hexdigest()
+
+
+def test_a_server_that_ignores_range_is_heard_from_the_beginning(server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, [both(cut(0.5), ignore_range), ignore_range])
+    assert fetch(server.url + PATH, tmp_path) == hashlib.sha256(BODY).hexdigest()
+
+
+def test_tries_are_bounded(server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, itertools.repeat(cut(0.01)))
+    with pytest.raises(DownloadError, match=r"connection closed \(tried 5 times\)"):
+        fetch(server.url + PATH, tmp_path)
+    assert len(ranges(server)) == 5
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 410, 416, 429])
+def test_an_answer_that_blames_the_client_is_not_asked_for_again(
+    code: int, server: FaultyServer, tmp_path: Path
+) -> None:
+    server.fail(PATH, [status(code)])
+    with pytest.raises(DownloadError, match=f"HTTP {code}"):
+        fetch(server.url + PATH, tmp_path)
+    assert len(ranges(server)) == 1
+
+
+@pytest.mark.parametrize("part", [0, 0.5])
+def test_silence_is_not_waited_out_twice(part: float, server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, [silence(part)])
+    with pytest.raises(DownloadError, match=r"no byte for 2 s"):
+        fetch(server.url + PATH, tmp_path, stall_seconds=2)
+    assert len(ranges(server)) == 1
+
+
+@pytest.mark.parametrize("size", [len(BODY) - 1, len(BODY) + 1])
+def test_a_wrong_length_is_refused_before_the_bytes_are_fetched(
+    size: int, server: FaultyServer, tmp_path: Path
+) -> None:
+    with pytest.raises(DownloadError, match=f"has {len(BODY):,} bytes, not {size:,}"):
+        fetch(server.url + PATH, tmp_path, size=size)
+    assert (tmp_path / "file").stat().st_size == 0
+
+
+def test_a_length_that_is_not_known_is_the_servers(server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, [cut(0.5)])
+    assert fetch(server.url + PATH, tmp_path, size=None) == hashlib.sha256(BODY).hexdigest()
+
+
+def test_the_token_goes_to_the_first_host_and_not_along_with_a_redirect(server: FaultyServer, tmp_path: Path) -> None:
+    with FaultyServer() as other:
+        other.files[PATH] = BODY
+        server.fail("/gated", [redirect("/still-here")])
+        server.fail("/still-here", [redirect(other.url + PATH)])
+        fetch(f"{server.url}/gated", tmp_path, token="hf_secret")
+        assert [request.headers.get("Authorization") for request in server.requests] == ["Bearer hf_secret"] * 2
+        assert [request.headers.get("Authorization") for request in other.requests] == [None]
+
+
+def test_a_netrc_entry_does_not_replace_the_token(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    fetch(server.url + PATH, tmp_path, token="hf_secret")
+    assert server.requests[0].headers["Authorization"] == "Bearer hf_secret"
+
+
+def test_a_redirect_to_a_plain_http_address_elsewhere_is_refused(server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, [redirect("http://example.org/file")])
+    with pytest.raises(DownloadError, match=r"redirects, but http://example\.org/file is not an https address"):
+        fetch(server.url + PATH, tmp_path)
+
+
+def test_redirects_in_a_circle_end(server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, itertools.repeat(redirect(PATH)))
+    with pytest.raises(DownloadError, match="more than 5 redirects"):
+        fetch(server.url + PATH, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fault", [status(403), cut(0.1), silence(0), redirect("http://example.org/f?signature=secret"), redirect(PATH)]
+)
+def test_no_secret_of_a_url_is_in_an_error_or_the_log(
+    fault: Fault, server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "embeddinggemma")
+    server.fail(PATH, itertools.repeat(fault))
+    signed = f"{server.url.replace('//', '//user:secret@')}{PATH}?signature=secret"
+    with pytest.raises(DownloadError) as error:
+        fetch(signed, tmp_path, stall_seconds=2)
+    assert "secret" not in str(error.value) + caplog.text
+
+
+def test_a_refused_connection_is_named_in_a_few_words(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/file"
+        with pytest.raises(
+            DownloadError, match=r"^127\.0\.0\.1 cannot be reached: connection refused \(tried 5 times\)$"
+        ):
+            fetch(url, tmp_path)
+
+
+def test_a_name_that_does_not_exist_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_such_name(*_: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
+    with pytest.raises(DownloadError, match=r"^weights\.example cannot be reached: name not resolved$"):
+        fetch("https://weights.example/file", tmp_path)
+
+
+def test_a_certificate_that_is_not_trusted_is_refused(tmp_path: Path) -> None:
+    with FaultyServer(tls=True) as untrusted:
+        untrusted.files[PATH] = BODY
+        with pytest.raises(
+            DownloadError, match=r"^127\.0\.0\.1 cannot be reached: certificate not trusted: self-signed"
+        ):
+            fetch(untrusted.url + PATH, tmp_path)

@@ -1,0 +1,105 @@
+"""pget is watched: whatever it does, the fetcher ends, and what it left is not taken for more than it is."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from embeddinggemma.weights.fetching import Download, DownloadError
+from embeddinggemma.weights.pget import PgetFetcher, Watchdog, bytes_read
+from tests.support.servers import command_line
+from tests.support.tiny_model import program
+
+READ = "import sys, time\nwanted = [line.split() for line in sys.stdin]\n"
+WRITE = "for url, path in wanted:\n    open(path, 'wb').write(b'12345')\n"
+
+
+def fetch(tmp_path: Path, source: str, *, stall_seconds: float = 600) -> list[str]:
+    """Let a program stand in for pget, and return the names of the files that arrived."""
+    folder = tmp_path / "a folder with spaces"
+    (folder / "sub").mkdir(parents=True)
+    downloads = [Download(f"https://cdn.example/{name}", folder / name, 5) for name in ("one", "sub/two")]
+    fetcher = PgetFetcher(str(program(tmp_path / "pget", source)), stall_seconds)
+    return [download.path.name for download, _ in fetcher.fetch(downloads)]
+
+
+def test_files_that_arrive_are_handed_on(tmp_path: Path) -> None:
+    assert fetch(tmp_path, READ + WRITE) == ["one", "two"]
+
+
+def test_a_partial_file_is_not_handed_on_and_a_full_one_is(tmp_path: Path) -> None:
+    (tmp_path / "arrived").mkdir()
+    download = [Download("https://cdn.example/a", tmp_path / "arrived" / name, 5) for name in ("full", "partial")]
+    source = READ + "open('full', 'w').write('12345'); open('partial', 'w').write('123'); sys.exit(1)"
+    arrivals = PgetFetcher(str(program(tmp_path / "pget", source)), 600).fetch(download)
+    assert next(arrivals) == (download[0], None)
+    with pytest.raises(DownloadError, match="exit code 1"):
+        next(arrivals)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import sys; sys.exit('first\\nlast words')", "exit code 1: last words"),
+        ("import sys; sys.exit(1)", "exit code 1: no reason given"),
+        ("import os; os.kill(os.getpid(), 9)", "exit code -9"),
+        (
+            "import sys; sys.stderr.write('panic: index out of range\\n\\ngoroutine 1 [running]:\\n'); sys.exit(2)",
+            "exit code 2: panic: index out of range$",
+        ),
+        ("", "one has 0 bytes, not 5"),
+        (READ + "open('one', 'w').write('123456')", "one has 6 bytes, not 5"),
+        (
+            "import sys; sys.exit('Get \"https://user:secret@cdn.example/one?sig=secret\": refused')",
+            'exit code 1: Get "https://cdn.example/one": refused$',
+        ),
+    ],
+)
+def test_what_it_fails_of_is_said_in_a_line(source: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=said):
+        fetch(tmp_path, source)
+
+
+def test_a_program_that_cannot_be_started_is_an_error_like_others(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="cannot be started: No such file or directory"):
+        list(PgetFetcher(str(tmp_path / "none"), 600).fetch([Download("https://cdn.example/a", tmp_path / "a", 1)]))
+
+
+def test_one_that_hangs_is_ended(tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=r"no new byte for 0\.5 s; ended"):
+        fetch(tmp_path, "import signal\nsignal.pause()\n", stall_seconds=0.5)
+    assert not [child for child in psutil.Process().children() if str(tmp_path / "pget") in command_line(child)]
+
+
+def test_a_transfer_that_moves_is_not_stalled_and_one_that_stands_is() -> None:
+    watchdog = Watchdog(10, now=0)
+    moments = [(0, 9), (1 << 16, 9.9), ((1 << 16) + 1, 19.8), (1 << 17, 19.8), ((1 << 18) - 1, 29)]
+    for moved, now in moments:
+        watchdog.look(moved, now)
+        assert not watchdog.stalled, (moved, now)
+    watchdog.look((1 << 18) + (1 << 16) - 2, 39)  # less than it takes to count since the last progress
+    assert watchdog.stalled
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not say how much a process has read")
+def test_what_a_program_reads_counts_before_it_writes() -> None:
+    source = "import sys\nopen('/dev/zero', 'rb').read(1 << 20)\nprint(flush=True)\nsys.stdin.read()\n"
+    command = [sys.executable, "-IS", "-c", source]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        process.stdout.readline()
+        assert bytes_read(process.pid) >= 1 << 20
+        process.stdin.close()
+
+
+def test_it_is_told_no_token_and_its_command_line_holds_no_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    tells = f"import os, sys\nopen({str(tmp_path / 'told')!r}, 'w').write(repr((sys.argv, dict(os.environ))))\n"
+    assert fetch(tmp_path, tells + READ + WRITE) == ["one", "two"]
+    told = (tmp_path / "told").read_text()
+    assert "multifile" in told
+    assert "hf_secret" not in told
+    assert "cdn.example" not in told

@@ -1,0 +1,60 @@
+"""Which URLs are safe, and how one is shown."""
+
+import pytest
+
+from embeddinggemma.weights.urls import UnsafeUrlError, check_redirect, check_url, scrubbed, shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://cdn.example/a", "http://127.0.0.1:80/a", "http://localhost/a", "http://[::1]/a", "http://127.1.2.3/a"],
+)
+def test_https_and_this_machine_are_safe(url: str) -> None:
+    check_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://cdn.example/a",
+        "http://127.0.0.1.example/a",
+        "http://127.0.0.1@cdn.example/a",
+        "http://10.0.0.1/a",
+        "ftp://cdn.example/a",
+        "file:///etc/passwd",
+        "https:///a",
+        "https://cdn.example/a b",
+        "https://cdn.example/a\nhttps://cdn.example/b",
+        "https://[::1/a",
+        "cdn.example/a",
+        "",
+    ],
+)
+def test_any_other_is_refused(url: str) -> None:
+    with pytest.raises(UnsafeUrlError):
+        check_url(url)
+
+
+@pytest.mark.parametrize("target", ["http://cdn.example/b", "http://127.0.0.1/b", "ftp://cdn.example/b"])
+def test_no_redirect_leads_away_from_https_be_it_to_this_machine(target: str) -> None:
+    with pytest.raises(UnsafeUrlError):
+        check_redirect("https://cdn.example/a", target)
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("https://cdn.example/a/b?X-Signature=secret#secret", "https://cdn.example/a/b"),
+        ("https://user:secret@cdn.example:8443/a", "https://cdn.example:8443/a"),
+        ("https://user:secret@more:secret@cdn.example/a", "https://cdn.example/a"),
+        ("https://cdn.example?a=@secret", "https://cdn.example"),
+        ("https://cdn.example/mail@home", "https://cdn.example/mail@home"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, what: str) -> None:
+    assert shown(url) == what
+
+
+def test_urls_in_a_text_are_scrubbed() -> None:
+    said = 'ERR Get "https://u:secret@cdn.example/a?sig=secret": refused (after https://b.example/?secret)'
+    assert scrubbed(said) == 'ERR Get "https://cdn.example/a": refused (after https://b.example/'

@@ -1,0 +1,72 @@
+"""Chromium, driven by browser.mjs; what is done in the page is a few lines of playwright's JavaScript."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools import PROJECT
+
+_DRIVER = Path(__file__).with_name("browser.mjs")
+_PACKAGE = Path(__file__).with_name("package.json")
+
+
+def node_modules() -> Path:
+    """Return a folder in which Node.js finds what tools/package.json pins; it is installed where it is missing."""
+    folder = PROJECT / ".cache" / "node"
+    folder.mkdir(parents=True, exist_ok=True)
+    package = _PACKAGE.read_text()
+    if not (folder / "node_modules").exists() or (folder / "package.json").read_text() != package:
+        (folder / "package.json").write_text(package)
+        subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True)
+    return folder
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What came of a visit: what the script returned, and the URLs that the page asked for."""
+
+    value: Any
+    requests: list[str]
+
+
+class Browser:
+    """A headless Chromium, started for every visit."""
+
+    def __init__(self, node_modules: Path) -> None:
+        """Drive it with the playwright-core that is installed in a folder."""
+        self._folder = node_modules
+        shutil.copy(_DRIVER, node_modules)
+
+    def visit(
+        self,
+        url: str,
+        script: str,
+        *,
+        given: object = None,
+        width: int = 1280,
+        scheme: str = "light",
+        replaced: Mapping[str, object] | None = None,
+    ) -> Visit:
+        """Open a page and run a script, the body of an async function of `page` (playwright's) and `given`.
+
+        width: of the window, in pixels, which is 900 high. scheme: light or dark.
+        replaced: the JSON that the page gets for a path instead of the server's.
+        """
+        asked = {"url": url, "script": script, "given": given, "width": width, "scheme": scheme}
+        finished = subprocess.run(
+            ["node", _DRIVER.name],
+            cwd=self._folder,
+            input=json.dumps({**asked, "replaced": replaced or {}}),
+            capture_output=True,
+            text=True,
+            timeout=1200,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stderr
+        told = json.loads(finished.stdout)
+        assert told["errors"] == []
+        return Visit(told["value"], told["requests"])

@@ -1,0 +1,146 @@
+"""The one client of the container's server that tests, benchmarks and the soak use, and the one retry of its 409."""
+
+import base64
+import http.client
+import json
+import selectors
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from embeddinggemma.engine.contract import Float32Array
+
+Taken = TypeVar("Taken")
+
+JSON = {"Content-Type": "application/json"}
+_BUSY_TIMEOUT = 60.0  # seconds for which a request that gets 409 is sent again
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server answered."""
+
+    status: int
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.body.decode()
+
+    def json(self) -> Any:
+        """Return the body's JSON."""
+        return json.loads(self.body)
+
+
+class Client:
+    """Sends requests to the server at a URL of this machine, each on a connection of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.port = urlsplit(url).port or 80
+
+    def send(
+        self,
+        body: bytes = b"",
+        headers: Mapping[str, str] = JSON,
+        *,
+        method: str = "POST",
+        path: str = "/predictions",
+        timeout: float = 600,
+    ) -> Answer:
+        """Send one request of these bytes; the timeout, in seconds, is for a server that hangs."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request(method, path, body, dict(headers))
+            response = connection.getresponse()
+            return Answer(response.status, response.read())
+        finally:
+            connection.close()
+
+    def post(self, **inputs: Any) -> Answer:
+        """Ask for a prediction until it is taken."""
+        body = json.dumps({"input": inputs}).encode()
+        return until_taken(lambda: self.send(body), lambda answer: answer.status)
+
+    def predict(self, **inputs: Any) -> dict[str, Any]:
+        """Return the output of a prediction that has to succeed."""
+        prediction = self.post(**inputs).json()
+        assert prediction.get("status") == "succeeded", json.dumps(prediction)[:500]
+        output: dict[str, Any] = prediction["output"]
+        return output
+
+    def embedding(self, **inputs: Any) -> str:
+        """Return the base64 of a prediction that has to succeed."""
+        return str(self.predict(**inputs)["embedding"])
+
+    def vectors(self, **inputs: Any) -> Float32Array:
+        """Return the float32 vectors of a prediction that has to succeed, [texts, dimension]."""
+        dimension = inputs.get("embedding_dim", 768)
+        return np.frombuffer(base64.b64decode(self.embedding(**inputs)), "<f4").reshape(-1, dimension)
+
+    def embed(self, texts: list[str], task: str, **inputs: Any) -> Float32Array:
+        """Return the vectors of texts, [texts, dimension]."""
+        return self.vectors(texts=texts, task=task, **inputs)
+
+    def open(self, *parts: bytes) -> socket.socket:
+        """Return a connection on which these bytes were sent."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=600)
+        for part in parts:
+            connection.sendall(part)
+        return connection
+
+
+def exchange(
+    connection: http.client.HTTPConnection,
+    inputs: Mapping[str, Any],
+    *,
+    method: str = "POST",
+    path: str = "/predictions",
+) -> tuple[int, Any]:
+    """Ask for a prediction on an open connection; return the status and the answer's JSON."""
+    connection.request(method, path, json.dumps({"input": inputs}), JSON)
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def until_taken(ask: Callable[[], Taken], status: Callable[[Taken], int]) -> Taken:
+    """Ask again as long as the answer is 409; return the first other answer, or the last 409 after a minute.
+
+    Cog's server gives 409 now and then although slots are free.
+    """
+    deadline = time.monotonic() + _BUSY_TIMEOUT
+    while status(answer := ask()) == HTTPStatus.CONFLICT and time.monotonic() < deadline:
+        pass
+    return answer
+
+
+def request_bytes(
+    inputs: Mapping[str, Any], *, method: str = "POST", path: str = "/predictions", headers: Iterable[str] = ()
+) -> bytes:
+    """Return a whole HTTP request for a prediction."""
+    body = json.dumps({"input": inputs}).encode()
+    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", *headers]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+def readable(connections: Sequence[socket.socket], seconds: float) -> list[socket.socket]:
+    """Return the connections that have bytes to read or were closed; wait for one for so many seconds at most."""
+    with selectors.DefaultSelector() as selector:
+        for connection in connections:
+            selector.register(connection, selectors.EVENT_READ)
+        return [key.fileobj for key, _ in selector.select(seconds) if isinstance(key.fileobj, socket.socket)]
+
+
+def wait_until(condition: Callable[[], object], *, timeout: float = 300) -> None:
+    """Ask again and again until the condition holds; AssertionError after the timeout, which is for a hang."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {timeout:g} s"
+        time.sleep(0.005)
