@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import replicate.client
 
+from embeddinggemma import Embedder
+from embeddinggemma.settings import Settings
 from tests.support.faulty_server import FaultyServer
 from tests.support.servers import TOKEN, HeldServer, RunningServer, held_server, running_gateway
 from tests.support.tiny_model import FILES
@@ -41,6 +43,18 @@ def small_model() -> Path:
 def model(request: pytest.FixtureRequest) -> Path:
     """Either reference model: what holds for one has to hold for both."""
     return reference_model(request.param)
+
+
+@pytest.fixture(scope="session")
+def variables(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment variables of a program that finds the small reference model in its cache."""
+    return warm_cache(small_model, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def embedder(variables: dict[str, str]) -> Embedder:
+    """The library with the small reference model."""
+    return Embedder.load(Settings.from_environment(variables))
 
 
 @pytest.fixture(scope="session")

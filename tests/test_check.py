@@ -10,25 +10,22 @@ import pytest
 import torch
 
 from embeddinggemma import Embedder, check
-from embeddinggemma.engine import linear, model
+from embeddinggemma.engine import linear, model, reference
 from embeddinggemma.engine.linear import Linear
-from embeddinggemma.settings import Settings
-from tools.reference_model import warm_cache
+from embeddinggemma.engine.reference import SentenceTransformersModel
 
 
 @pytest.fixture(scope="module")
-def variables(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return warm_cache(small_model, tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="module")
-def embedder(variables: dict[str, str]) -> Embedder:
-    return Embedder.load(Settings.from_environment(variables))
+def loaded_reference(small_model: Path) -> SentenceTransformersModel:
+    return reference.load_on_cpu(small_model)
 
 
 @pytest.fixture
-def as_a_program(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let main() see the reference model and no arguments, and measure each speed once."""
+def as_a_program(
+    loaded_reference: SentenceTransformersModel, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Let main() see the small model and no arguments, load the reference once, and measure each speed once."""
+    monkeypatch.setattr(reference, "load_on_cpu", lambda _: loaded_reference)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["check"])

@@ -23,16 +23,6 @@ from tools.reference_model import MANIFEST, warm_cache
 TEXTS = ["Mars is red.", "Venus is hot. " * 20, "木星は大きい。"]
 
 
-@pytest.fixture(scope="module")
-def variables(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return warm_cache(small_model, tmp_path_factory.mktemp("cache"))
-
-
-@pytest.fixture(scope="module")
-def embedder(variables: dict[str, str]) -> Embedder:
-    return Embedder.load(Settings.from_environment(variables))
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_the_vectors_are_the_containers(embedder: Embedder, server: RunningServer, task: str) -> None:
     ours = embedder.embed(TEXTS, task=task)

@@ -3,18 +3,14 @@
 import base64
 import re
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import requests
 
-from embeddinggemma.engine.contract import Float32Array
-from embeddinggemma.engine.encoder import load_encoder
-from embeddinggemma.prompts import add_prompt
-from embeddinggemma.tokenizer import Tokenizer
-from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES, finish
+from embeddinggemma import Embedder
+from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES
 from tests.support.inputs import REFUSED
 from tests.support.servers import RunningServer
 
@@ -22,21 +18,14 @@ TEXTS = ["Mars is red.", "Venus is hot. " * 20, "木星は大きい。"]
 CODES = {"float32": "<f4", "float16": "<f2", "int8": "i1", "ubinary": "u1"}
 
 
-@pytest.fixture(scope="module")
-def raw(small_model: Path) -> Float32Array:
-    """The raw vectors of TEXTS as documents, [3, 768]."""
-    tokenized = Tokenizer(small_model).tokenize([add_prompt(text, "retrieval_document") for text in TEXTS])
-    return load_encoder(small_model).encode([one.ids for one in tokenized])
-
-
 @pytest.mark.parametrize(("dtype", "dimension", "normalize"), [*product(OUTPUT_DTYPES, DIMENSIONS, [True, False])])
 def test_both_formats_hold_the_same_vectors(
-    server: RunningServer, raw: Float32Array, dtype: str, dimension: int, normalize: bool
+    server: RunningServer, embedder: Embedder, dtype: str, dimension: int, normalize: bool
 ) -> None:
     asked: dict[str, Any] = {"output_dtype": dtype, "embedding_dim": dimension, "normalize": normalize}
     encoded = server.predict(texts=TEXTS, output_format="base64", **asked)
     listed = server.predict(texts=TEXTS, output_format="array", **asked)
-    expected = finish(raw, dimension, normalize, dtype).astype(np.float64)
+    expected = embedder.embed(TEXTS, dimension=dimension, normalize=normalize, dtype=dtype).astype(np.float64)
     width = dimension // 8 if dtype == "ubinary" else dimension
     assert encoded["shape"] == listed["shape"] == [3, width]
     decoded = np.frombuffer(base64.b64decode(encoded["embedding"]), CODES[dtype]).reshape(encoded["shape"])
@@ -49,9 +38,9 @@ def test_both_formats_hold_the_same_vectors(
             assert (ours == expected).mean() > 0.98
 
 
-def test_one_text_gives_one_vector_and_its_bookkeeping(server: RunningServer, raw: Float32Array) -> None:
+def test_one_text_gives_one_vector_and_its_bookkeeping(server: RunningServer, embedder: Embedder) -> None:
     output = server.predict(text=TEXTS[0], output_format="array")
-    assert np.abs(np.array(output.pop("embedding")) - finish(raw[:1], 768, True, "float32")[0]).max() < 1e-5
+    assert np.abs(np.array(output.pop("embedding")) - embedder.embed(TEXTS[:1])[0]).max() < 1e-5
     assert output.pop("processing_time_ms") > 0
     assert output == {"output_format": "array", "shape": [768], "tokens": [12], "truncated": [False]}
 

@@ -80,9 +80,9 @@ def _swap_two_words(data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda data: data.update(post_processor=None),  # neither <bos> nor <eos>
-        lambda data: data.update(normalizer={"type": "Lowercase"}),
         _swap_two_words,
+        pytest.param(lambda data: data.update(post_processor=None), marks=pytest.mark.slow),  # neither <bos> nor <eos>
+        pytest.param(lambda data: data.update(normalizer={"type": "Lowercase"}), marks=pytest.mark.slow),
     ],
 )
 def test_another_tokenizer_is_refused(

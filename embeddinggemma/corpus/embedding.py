@@ -74,7 +74,7 @@ def schema(options: Options) -> pa.Schema:
 
 
 class Worker:
-    """A loaded model; Ray makes one in a process of its own, with its CPU cores or its GPU."""
+    """A loaded model in a process of its own, with its CPU cores or its GPU; Ray makes it."""
 
     def __init__(self, manifest: Manifest, settings: Settings, options: Options, threads: int) -> None:
         """Load the model; the manifest comes from the driver, whose files another machine does not have.
@@ -88,13 +88,19 @@ class Worker:
         import torch  # not before its thread count is set
 
         torch.set_num_threads(threads)
-        self._embedder = Embedder.load(settings, manifest)
-        self._options = options
+        self._rows = RowEmbedder(Embedder.load(settings, manifest), options)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Embedded]]:
         """Embed one unit of work, as Ray Data hands it over."""
         [slices] = batch["slices"]
-        return {"embedded": [self.embed(slices)]}
+        return {"embedded": [self._rows.embed(slices)]}
+
+
+class RowEmbedder:
+    """Slices of files to a table of vectors."""
+
+    def __init__(self, embedder: Embedder, options: Options) -> None:
+        self._embedder, self._options = embedder, options
 
     def embed(self, slices: Sequence[Slice]) -> Embedded:
         """Embed the rows of some slices together.

@@ -90,8 +90,14 @@ def test_a_texts_vector_does_not_depend_on_its_neighbours(embed: Embed, raw: Flo
     assert np.abs(together - alone).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("engine", "dtype"),
+    [
+        pytest.param(engine, dtype, marks=[pytest.mark.slow] if engine != "native" and dtype != "float32" else [])
+        for engine in ENGINES
+        for dtype in DTYPES
+    ],
+)
 def test_every_engine_and_dtype_embeds(small_model: Path, engine: str, dtype: str) -> None:
     if dtype == "bfloat16" and not has_bfloat16(torch.device("cpu")):
         with pytest.raises(ValueError, match="bfloat16, which this cpu does not have"):

@@ -25,6 +25,11 @@ SECTION = section("docs/api.md", "Examples")
 TABLE = dict(re.findall(r"^\| \[(\w+\.py)\]\(\.\./examples/\1\) \|[^|]*\| (.*) \|$", SECTION, re.MULTILINE))
 
 
+def _cases(first: object, *others: object) -> list[Any]:
+    """Return arguments for a test, all but the first as slow ones."""
+    return [first, *(pytest.param(other, marks=pytest.mark.slow) for other in others)]
+
+
 def _run(server: RunningServer, name: str, *arguments: str) -> str:
     return run("python", EXAMPLES / name, *arguments, changes={"EMBEDDINGGEMMA_URL": server.url})
 
@@ -47,7 +52,7 @@ def _scored(printed: str) -> list[tuple[float, str]]:
     return [(float(score), text) for score, text in found]
 
 
-@pytest.mark.parametrize("query", [semantic_search.QUERY, "rooms for a meeting"])
+@pytest.mark.parametrize("query", _cases(semantic_search.QUERY, "rooms for a meeting"))
 def test_semantic_search_ranks_the_documents(server: RunningServer, query: str) -> None:
     arguments = [] if query == semantic_search.QUERY else query.split()
     title, *_ = (printed := _run(server, "semantic_search.py", *arguments)).splitlines()
@@ -56,7 +61,9 @@ def test_semantic_search_ranks_the_documents(server: RunningServer, query: str) 
     assert _scored(printed) == _ranked(documents, _similarities(server, documents, query, "retrieval_query"))
 
 
-@pytest.mark.parametrize("questions", [question_answering.QUESTIONS, ["Who was first on the Moon?"]])
+@pytest.mark.parametrize(
+    "questions", [question_answering.QUESTIONS, pytest.param(["Who was first on the Moon?"], marks=pytest.mark.slow)]
+)
 def test_question_answering_gives_each_questions_nearest_passage(server: RunningServer, questions: list[str]) -> None:
     arguments = [] if questions == question_answering.QUESTIONS else questions
     printed = _run(server, "question_answering.py", *arguments)
@@ -67,7 +74,9 @@ def test_question_answering_gives_each_questions_nearest_passage(server: Running
     ]
 
 
-@pytest.mark.parametrize("statements", [fact_check.STATEMENTS, ["Bats are blind."]])
+@pytest.mark.parametrize(
+    "statements", [fact_check.STATEMENTS, pytest.param(["Bats are blind."], marks=pytest.mark.slow)]
+)
 def test_fact_check_gives_each_statements_nearest_evidence(server: RunningServer, statements: list[str]) -> None:
     arguments = [] if statements == fact_check.STATEMENTS else statements
     printed = _run(server, "fact_check.py", *arguments)
@@ -79,7 +88,9 @@ def test_fact_check_gives_each_statements_nearest_evidence(server: RunningServer
     assert _scored(printed) == expected
 
 
-@pytest.mark.parametrize("question", [code_search.QUESTION, "is this year a leap year"])
+@pytest.mark.parametrize(
+    "question", [code_search.QUESTION, pytest.param("is this year a leap year", marks=pytest.mark.slow)]
+)
 def test_code_search_ranks_the_functions(server: RunningServer, question: str) -> None:
     arguments = [] if question == code_search.QUESTION else [question]
     title, *blocks = _run(server, "code_search.py", *arguments).rstrip("\n").split("\n\n")
@@ -89,7 +100,9 @@ def test_code_search_ranks_the_functions(server: RunningServer, question: str) -
     assert found == _ranked(code_search.FUNCTIONS, similarities)[: code_search.SHOWN]
 
 
-@pytest.mark.parametrize("texts", [classification.TEXTS, ["My password does not work."]])
+@pytest.mark.parametrize(
+    "texts", [classification.TEXTS, pytest.param(["My password does not work."], marks=pytest.mark.slow)]
+)
 def test_classification_gives_the_label_of_the_nearest_mean(server: RunningServer, texts: list[str]) -> None:
     arguments = [] if texts == classification.TEXTS else texts
     lines = _run(server, "classification.py", *arguments).splitlines()
@@ -103,7 +116,10 @@ def test_classification_gives_the_label_of_the_nearest_mean(server: RunningServe
         assert [float(score) for score in re.findall(r"-?\d\.\d{4}", scores)] == pytest.approx(cosines, abs=1e-4)
 
 
-@pytest.mark.parametrize("threshold", [duplicates.THRESHOLD, 0.4, -1.0])
+@pytest.mark.parametrize(
+    "threshold",
+    [duplicates.THRESHOLD, pytest.param(0.4, marks=pytest.mark.slow), pytest.param(-1.0, marks=pytest.mark.slow)],
+)
 def test_duplicates_are_the_pairs_above_the_threshold(server: RunningServer, threshold: float) -> None:
     arguments = [] if threshold == duplicates.THRESHOLD else [str(threshold)]
     title, *lines = _run(server, "duplicates.py", *arguments).splitlines()
@@ -120,7 +136,7 @@ def test_duplicates_are_the_pairs_above_the_threshold(server: RunningServer, thr
     assert found == [(pytest.approx(score, abs=1e-4), *pair) for score, *pair in expected]
 
 
-@pytest.mark.parametrize("groups", [clustering.GROUPS, 2])
+@pytest.mark.parametrize("groups", _cases(clustering.GROUPS, 2))
 def test_clustering_puts_each_text_into_the_group_with_the_nearest_mean(server: RunningServer, groups: int) -> None:
     arguments = [] if groups == clustering.GROUPS else [str(groups)]
     _, *parts = re.split(r"^group \d+$", _run(server, "clustering.py", *arguments), flags=re.MULTILINE)

@@ -54,6 +54,7 @@ def create_held(gateway: TestClient, held: HeldServer) -> dict[str, Any]:
     return prediction
 
 
+@pytest.mark.slow
 def test_a_prediction_waits_for_a_container_that_starts(small_model: Path, tmp_path: Path) -> None:
     variables = warm_cache(small_model, tmp_path / "cache")
     with running_server(variables, tmp_path / "log", slots=1) as (_, url):

@@ -60,6 +60,7 @@ def test_float32_is_published_as_it_is(small_model: Path, tmp_path: Path) -> Non
     assert published(small_model, tmp_path / "out", "float32").folder_name == original.folder_name
 
 
+@pytest.mark.slow
 def test_bfloat16_is_the_rounded_weights_and_all_else_as_it_was(small_model: Path, tmp_path: Path) -> None:
     manifest = published(small_model, tmp_path / "out", "bfloat16")
     folder = tmp_path / "out" / manifest.folder_name
@@ -80,6 +81,7 @@ def test_what_was_converted_can_be_had_from_nowhere_else(small_model: Path, tmp_
     assert len(published(small_model, tmp_path / "out", "bfloat16").sources) == 1
 
 
+@pytest.mark.slow
 def test_wrong_files_are_not_published(small_model: Path, tmp_path: Path) -> None:
     spoilt = tmp_path / "spoilt"
     spoilt.mkdir()
