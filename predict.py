@@ -1,4 +1,4 @@
-"""The form and the wiring: what a caller may ask for, and the stages that a request goes through."""
+"""The form and the wiring: what a caller can ask for, and the stages that a request goes through."""
 
 import asyncio
 import gc
@@ -22,7 +22,7 @@ from embeddinggemma.vectors import finish, serialize
 
 
 class Output(BaseModel):
-    """One vector, or one for each of the texts."""
+    """One vector for `text`, or a vector for each of `texts`."""
 
     embedding: Any
     output_format: str
@@ -37,7 +37,7 @@ class Predictor(BasePredictor):
 
     def setup(self) -> None:
         """Verify or download the weights, and load them."""
-        gc.disable()  # imports make objects that stay; collecting among them would cost a tenth of a second
+        gc.disable()  # imports create objects that stay; checking them for garbage would cost a tenth of a second
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         settings = Settings.from_environment()
         embedder = Embedder.load(settings)
@@ -54,12 +54,12 @@ class Predictor(BasePredictor):
     @cog.concurrent(max=256)
     async def predict(
         self,
-        text: Optional[str] = Input(description="The text to embed. Give this, or several in texts.", default=None),
+        text: Optional[str] = Input(description="The text to embed. For several texts, use texts.", default=None),
         texts: Optional[list[str]] = Input(
             description="Up to 1,024 texts to embed in one request: one vector each, in the same order.", default=None
         ),
         task: str = Input(
-            description="What the vector is for: retrieval_document for what is searched, retrieval_query for what is asked; each task puts its own prompt before the text.",
+            description="What the vector is for: retrieval_document for the texts to search, retrieval_query for the query; each task puts its own prompt before the text.",
             default="retrieval_document",
             choices=[
                 "retrieval_document",
@@ -73,11 +73,11 @@ class Predictor(BasePredictor):
             ],
         ),
         title: Optional[str] = Input(
-            description="For retrieval_document: the document's title, if it has one. It helps retrieval, and goes with every text of the request.",
+            description="The document's title, for retrieval_document only. It helps retrieval and is used for every text of the request.",
             default=None,
         ),
         embedding_dim: int = Input(
-            description="How many numbers a vector has. Fewer take less room and lose a little quality (Matryoshka).",
+            description="How many numbers a vector has. Fewer numbers take less space and lose a little quality (Matryoshka).",
             default=768,
             choices=[768, 512, 256, 128],
         ),
@@ -90,7 +90,7 @@ class Predictor(BasePredictor):
             choices=["base64", "array"],
         ),
         output_dtype: str = Input(
-            description="The number type: float32, float16, int8 (each vector scaled to -127..127) or ubinary (one sign bit a value, eight to a byte).",
+            description="The number type: float32, float16, int8 (each vector scaled to -127..127) or ubinary (one sign bit per value, eight bits to a byte).",
             default="float32",
             choices=["float32", "float16", "int8", "ubinary"],
         ),
@@ -125,14 +125,14 @@ class Predictor(BasePredictor):
         )
 
     async def healthcheck(self) -> None:
-        """Raise BrokenEncoderError once no vector can be trusted any more: the container has to be started anew.
+        """Raise BrokenEncoderError once no vector can be trusted any more: the container has to be restarted.
 
-        Seen with coglet 0.23.1: each GET /health-check calls this on the event loop that serves the predictions, whether
-        or not a slot is free. An exception turns the answer, which stays HTTP 200, into `"status": "UNHEALTHY"`, with
-        its type and message in `user_healthcheck_error`; so does the return value False, while None and all else is
-        healthy. A loop that is held up is UNHEALTHY after 6 seconds and READY when it goes on (a method without `async`
-        would be called in a thread and not notice). The server goes on handing over predictions all the same, so these
-        have to fail by themselves.
+        Seen with coglet 0.23.1: each GET /health-check calls this on the event loop that serves the predictions, even if
+        no slot is free. An exception turns the answer, which stays HTTP 200, into `"status": "UNHEALTHY"`, with the
+        exception's type and message in `user_healthcheck_error`. The return value False has the same effect; None and
+        every other value mean healthy. If the loop is blocked, the answer is UNHEALTHY after 6 seconds, and READY again
+        when the loop continues (a method without `async` would be called in a thread and not notice). The server keeps
+        handing over predictions to an unhealthy container, so these have to fail by themselves.
         """
         self.batcher.check()
 

@@ -1,1 +1,1 @@
-"""Measurements of the container and of what it is compared with; run them with scripts/benchmark."""
+"""Measurements of the container and of its alternatives; scripts/benchmark runs them."""

@@ -1,7 +1,7 @@
 """A folder over HTTP on loopback, with Range: `python -m benchmarks.cdn FOLDER [MB/s]`; prints its port.
 
-It costs the processor little: the kernel copies the bytes (sendfile), so that what downloads them has the cores to
-itself. Without a rate it sends as fast as it can; with one, all connections share that.
+It needs little processor time: the kernel copies the bytes (sendfile), so the cores are left to the program that
+downloads them. Without a rate it sends as fast as it can; with a rate, all connections share it.
 """
 
 import re
@@ -13,11 +13,11 @@ from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-_PIECE = 1 << 20  # bytes sent at a time where there is a rate
+_PIECE = 1 << 20  # bytes sent at a time if there is a rate
 
 
 class Pace:
-    """Lets so many bytes a second through."""
+    """Limits the bytes that are sent per second."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
@@ -25,7 +25,7 @@ class Pace:
         self._free_at = 0.0
 
     def wait(self, size: int) -> None:
-        """Return when it is these bytes' turn."""
+        """Wait until this many bytes may be sent."""
         with self._lock:
             turn = max(self._free_at, time.monotonic())
             self._free_at = turn + size / self._rate
@@ -33,13 +33,13 @@ class Pace:
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """GET of whole files and of one range of bytes."""
+    """Answers GET with a whole file or one range of its bytes."""
 
     protocol_version = "HTTP/1.1"
     pace: Pace | None = None
 
     def do_GET(self) -> None:
-        """Send the file, or the part that is asked for."""
+        """Send the file, or the requested range."""
         path = Path(self.translate_path(self.path))
         if not path.is_file():
             self.send_error(HTTPStatus.NOT_FOUND)
@@ -63,7 +63,7 @@ class Handler(SimpleHTTPRequestHandler):
                 self.connection.sendfile(file, start, count)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 def main() -> None:

@@ -1,4 +1,7 @@
-"""Process start to first vector, files in the page cache: `python -m benchmarks.cold_start ENGINE FOLDER` is one."""
+"""Time from process start to first vector, with the files in the page cache.
+
+`python -m benchmarks.cold_start ENGINE FOLDER` is one of these processes.
+"""
 
 import asyncio
 import os
@@ -13,7 +16,7 @@ TEXT = "Machine learning helps computers understand data"
 
 
 def container() -> object:
-    """Do what the container does, as its environment variables say: verify the weights, load, embed."""
+    """Do what the container does with its environment variables: verify the weights, load, embed."""
     from predict import Predictor
 
     predictor = Predictor()
@@ -50,7 +53,7 @@ def measure(engines: Sequence[str], folder: Path, environment: Mapping[str, str]
 
 
 def main() -> None:
-    """Embed one text with the named engine and say when it is there."""
+    """Embed one text with the named engine, and print a line once its vector is there."""
     if sys.argv[1].startswith("native"):
         container()
     else:

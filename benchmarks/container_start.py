@@ -1,4 +1,4 @@
-"""Container start to READY to first vector, cold and warm cache, through the real server.
+"""Time from container start to READY and to the first vector, with a cold and a warm cache, on the real server.
 
 The files come from a CDN on loopback, once as fast as it can send, once at the pace of a network.
 """
@@ -32,7 +32,7 @@ _PREDICTORS = {
     ORIGINAL: "benchmarks/original.py:Predictor",
 }
 _PACED = 250  # MB/s, 2 Gbit/s: a CDN that is a network away
-_MEMORY = "/dev/shm"  # noqa: S108 - on a disk, which writes back when it likes, one transfer took 0.9 s or 4.4
+_MEMORY = "/dev/shm"  # noqa: S108 - a disk writes back at any time: the same transfer took 0.9 s or 4.4 s
 _STAGES = {
     "download": r'"download: [^"]* MB in ([\d.]+) s',
     "verify": r'"verify: [^"]*?([\d.]+) s',
@@ -49,21 +49,23 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a container: seconds from the process's start until it is READY, and until the first vector."""
+    """One start of a container."""
 
     ready: float
+    """Seconds from the process's start until it is READY."""
     vector: float
+    """Seconds from the process's start until the first vector."""
     stages: dict[str, float]
     """Seconds of the stages that its log names; some overlap with others and with the imports."""
 
 
-def start(way: str, environment: Mapping[str, str], log: Path) -> Start:
+def start(variant: str, environment: Mapping[str, str], log: Path) -> Start:
     """Start a container, ask it for one vector, and stop it."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with log.open("wb") as output:
         started = time.perf_counter()
-        process = start_server(port, environment, slots=1, predictor=_PREDICTORS[way], log=output)
+        process = start_server(port, environment, slots=1, predictor=_PREDICTORS[variant], log=output)
     try:
         wait_until_ready(process, url, pause=0.03)
         ready = time.perf_counter() - started
@@ -76,15 +78,15 @@ def start(way: str, environment: Mapping[str, str], log: Path) -> Start:
         process.terminate()
         process.wait()
     if answer.get("status") != "succeeded":
-        raise RuntimeError(f"{way}: {answer}")
-    said = log.read_text()
-    # Each line of ours is a message in a line of the server's; of several of one stage the sum counts.
-    found = {stage: [float(one) for one in re.findall(line, said)] for stage, line in _STAGES.items()}
+        raise RuntimeError(f"{variant}: {answer}")
+    printed = log.read_text()
+    # Each of our lines is a message in a line of the server's log; the lines of a stage are added up.
+    found = {stage: [float(seconds) for seconds in re.findall(line, printed)] for stage, line in _STAGES.items()}
     return Start(ready, vector, {stage: sum(seconds) for stage, seconds in found.items() if seconds})
 
 
 class _Runs:
-    """The runs made so far, each in an empty or a warm cache folder."""
+    """The runs so far, each with an empty or a warm cache folder."""
 
     def __init__(self, model: Path, scratch: Path) -> None:
         self._model, self._scratch = model, scratch
@@ -99,11 +101,11 @@ class _Runs:
         self.transfers.setdefault(name, []).append(time.perf_counter() - began)
         self.empty_cache()
 
-    def start(self, name: str, way: str, url: str, path: str) -> None:
+    def start(self, name: str, variant: str, url: str, path: str) -> None:
         """Start a container; `path` is its PATH."""
         print(f"start: {name}", file=sys.stderr)
         environment = _environment(self._model, url, self._cache) | {"PATH": path}
-        self.starts.setdefault(name, []).append(start(way, environment, self._scratch / "log"))
+        self.starts.setdefault(name, []).append(start(variant, environment, self._scratch / "log"))
 
     def empty_cache(self) -> None:
         """Make the next start a cold one."""
@@ -111,7 +113,7 @@ class _Runs:
 
 
 def measure(model: Path, rounds: int) -> dict[str, Any]:
-    """Return the median seconds of each way and fetcher, with a cold and then a warm cache, by turns.
+    """Return the median seconds of each variant and fetcher, which take turns: a cold cache first, then a warm one.
 
     model: the folder of a reference model, with its manifest.
     """
@@ -128,9 +130,9 @@ def measure(model: Path, rounds: int) -> dict[str, Any]:
             for fetcher, program in fetchers.items():
                 path = _search_path(program, Path(scratch))
                 runs.transfer(fetcher, url, program)
-                for way in _PREDICTORS:
-                    runs.start(f"{way}, {fetcher}, cold", way, url, path)
-                    runs.start(f"{way}, {fetcher}, warm", way, url, path)
+                for variant in _PREDICTORS:
+                    runs.start(f"{variant}, {fetcher}, cold", variant, url, path)
+                    runs.start(f"{variant}, {fetcher}, warm", variant, url, path)
                     runs.empty_cache()
                 at_pace = f"{fetcher} at {_PACED} MB/s"
                 runs.transfer(at_pace, paced_url, program)
@@ -143,11 +145,11 @@ def measure(model: Path, rounds: int) -> dict[str, Any]:
 
 
 def compare(figures: Mapping[str, Any]) -> Mapping[str, Mapping[str, float]]:
-    """Return, for each measure and fetcher, what the targets limit."""
+    """Return the figures that the targets limit, for each measure and fetcher."""
     compared: dict[str, dict[str, float]] = {name: {} for name in _TITLES}
 
-    def seconds(way: str, fetcher: str, state: str) -> float:
-        return float(figures["starts"][f"{way}, {fetcher}, {state}"]["vector"])
+    def seconds(variant: str, fetcher: str, state: str) -> float:
+        return float(figures["starts"][f"{variant}, {fetcher}, {state}"]["vector"])
 
     for name, transfer in figures["transfer"].items():
         fetcher, _, pace = name.partition(" at ")
@@ -209,11 +211,11 @@ def _files(model: Path) -> list[str]:
 
 
 def _search_path(pget: str | None, scratch: Path) -> str:
-    """Return a PATH that has Python and, if given, pget, whatever else lies beside that."""
+    """Return a PATH with Python and, if given, pget, but without the other programs of their folders."""
     programs = scratch / "programs"
     shutil.rmtree(programs, ignore_errors=True)
     programs.mkdir()
-    python = programs / "python"  # no link: Python would not find its packages by one
+    python = programs / "python"  # not a link: through a link Python would not find its packages
     python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     python.chmod(0o755)
     if pget:

@@ -1,6 +1,6 @@
-"""What Ray costs: a corpus through scripts/embed_corpus beside the same rows given to the encoder in one process.
+"""The cost of Ray: rows through scripts/embed_corpus, compared with the same rows through an encoder in one process.
 
-And the memory of a long run. `python -m benchmarks.corpus ROWS` is that one process.
+It also measures the memory of a long run. `python -m benchmarks.corpus ROWS` is the single process.
 """
 
 import json
@@ -19,26 +19,32 @@ _RATE = re.compile(r"this run: ([\d,]+) texts and ([\d,]+) tokens in ([\d.]+) s,
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast the rows went."""
+    """The speed of a run."""
 
     rows: int
+    """Rows that were embedded."""
     tokens: int
+    """Tokens of these rows."""
     seconds: float
+    """Seconds that embedding them took."""
     start_seconds: float
-    """Until the first rows are read: processes, the model."""
+    """Seconds before the first rows were read: processes, the model."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Megabytes that processes hold at some moment, without what they share."""
+    """The memory of the processes at one moment, without memory that they share."""
 
     seconds: float
+    """Seconds since the start."""
     driver: float
+    """Megabytes of the script's own process."""
     workers: tuple[float, ...]
+    """Megabytes of each worker."""
 
 
 def encoder_alone(environment: Mapping[str, str], file: Path, threads: int) -> Speed:
-    """Give rows to the encoder in a new process, the model loaded before the clock starts."""
+    """Give rows to the encoder in a new process; the model is loaded before the clock starts."""
     command = [sys.executable, "-m", "benchmarks.corpus", str(file)]
     answer = subprocess.run(
         command, cwd=PROJECT, env={**environment, "OMP_NUM_THREADS": str(threads)}, check=True, capture_output=True
@@ -47,7 +53,7 @@ def encoder_alone(environment: Mapping[str, str], file: Path, threads: int) -> S
 
 
 def embed_corpus(environment: Mapping[str, str], file: Path, folder: Path, *arguments: str) -> Speed:
-    """Run scripts/embed_corpus, and return what it says of its speed."""
+    """Run scripts/embed_corpus, and return the speed that it prints."""
     printed = subprocess.run(_command(file, folder, arguments), env=environment, check=True, capture_output=True)
     return _speed(printed.stdout.decode())
 
@@ -55,7 +61,7 @@ def embed_corpus(environment: Mapping[str, str], file: Path, folder: Path, *argu
 def watched(
     environment: Mapping[str, str], file: Path, folder: Path, *arguments: str, pause: float = 1.0
 ) -> tuple[Speed, list[Sample]]:
-    """The same, with the memory of its processes every second."""
+    """Run scripts/embed_corpus, and return its speed and a sample of its processes' memory for every second."""
     began, samples = time.monotonic(), []
     with subprocess.Popen(
         _command(file, folder, arguments), env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -94,7 +100,7 @@ def _sample(driver: int, seconds: float) -> Sample:
         return process == driver
 
     workers = [process for process, (_, name) in parents.items() if name.startswith("ray::Map") and below(process)]
-    return Sample(seconds, _own_megabytes(driver), tuple(_own_megabytes(one) for one in sorted(workers)))
+    return Sample(seconds, _own_megabytes(driver), tuple(_own_megabytes(worker) for worker in sorted(workers)))
 
 
 def _own_megabytes(process: int) -> float:
@@ -107,7 +113,7 @@ def _own_megabytes(process: int) -> float:
 
 
 def main() -> None:
-    """Embed the rows of a JSONL file, and print rows, tokens, seconds and the seconds before the first of them."""
+    """Embed the rows of a JSONL file, and print rows, tokens, seconds and the seconds before the first row."""
     started = time.perf_counter()
     from embeddinggemma import Embedder
     from embeddinggemma.prompts import DOCUMENT_TASK, add_prompt

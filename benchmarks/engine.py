@@ -1,7 +1,7 @@
-"""One engine in a process of its own: `python -m benchmarks.engine ENGINE FOLDER`, then a line of JSON for each call.
+"""One engine in its own process: `python -m benchmarks.engine ENGINE FOLDER`, then a line of JSON for each call.
 
-Each line in is a list of texts; each line out has the seconds that embedding them took. An empty list asks instead for
-the process's peak memory and the vectors of all texts so far, none if the engine makes none.
+Each input line is a list of texts; each output line has the seconds that embedding them took. An empty list asks for
+the process's peak memory and the vectors of all texts so far, which are none if the engine makes no vectors.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ Embed = Callable[[Sequence[str]], npt.NDArray[np.float32] | None]
 
 
 def native(folder: Path, dtype: str) -> Embed:
-    """Return our own stages, from text to unit vectors, with the batcher that the container uses."""
+    """Return our own stages from texts to unit vectors, with the batcher that the container uses."""
     from embeddinggemma.batching import Batcher
     from embeddinggemma.vectors import finish
 
@@ -51,7 +51,7 @@ def sentence_transformers(folder: Path, batch_size: int) -> Embed:
 
 
 def matrix_products(folder: Path, dtype: str) -> Embed:
-    """Return what computes the matrix products of a forward pass and nothing else: the limit of our engine here."""
+    """Return a function that computes only the matrix products of a forward pass: our engine's limit."""
     from embeddinggemma.check import multiply
 
     embedder = _embedder(folder, dtype)
@@ -63,7 +63,7 @@ def matrix_products(folder: Path, dtype: str) -> Embed:
 
 
 def _embedder(folder: Path, dtype: str) -> Embedder:
-    """Return our own model of a folder, whose files have been verified."""
+    """Return our own model of a folder, after its files have been verified."""
     with tempfile.TemporaryDirectory() as cache:
         variables = warm_cache(folder, Path(cache)) | {"EMBEDDINGGEMMA_DTYPE": dtype}
         return Embedder.load(Settings.from_environment(variables))
@@ -85,7 +85,7 @@ def peak_megabytes() -> float:
 
 
 def main() -> None:
-    """Load the engine, say so with an empty line, and answer lines until the input ends."""
+    """Load the engine, print an empty line, and answer lines until the input ends."""
     embed = load(sys.argv[1], Path(sys.argv[2]))
     print(flush=True)
     vectors: dict[str, npt.NDArray[np.float32] | None] = {}

@@ -1,6 +1,6 @@
 """The model exported for ONNX Runtime and OpenVINO: `python -m benchmarks.exported FOLDER PRECISION FILE` exports it.
 
-Both read the same float32 file. It is made once, in a process of its own: the engine's memory is not to hold torch.
+Both read the same float32 file. It is made once, in a separate process, so the engine's memory does not hold torch.
 """
 
 import os
@@ -24,7 +24,7 @@ BATCH_SIZE = 8  # padded texts of similar length, as these runtimes are used
 
 
 def onnxruntime(folder: Path, precision: str) -> Embed:
-    """Return ONNX Runtime on the CPU in float32, or with int8 matrices and activations quantised as it goes."""
+    """Return ONNX Runtime on the CPU, in float32 or with int8 matrices and activations quantised at run time."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -47,15 +47,15 @@ PRECISIONS = {"onnxruntime": ("float32", "int8"), "openvino": ("float32", "bfloa
 
 
 def _embed(folder: Path, run: Callable[[Inputs], Any]) -> Embed:
-    """Return the way from texts to vectors: tokens, then batches of texts of similar length, padded."""
+    """Return a function from texts to vectors: it tokenizes, and runs padded batches of texts of similar length."""
     tokenizer = Tokenizer(folder)
 
     def embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        ids = [one.ids for one in tokenizer.tokenize(texts)]
+        ids = [text.ids for text in tokenizer.tokenize(texts)]
         order = sorted(range(len(ids)), key=lambda position: len(ids[position]))
         batches = [order[start : start + BATCH_SIZE] for start in range(0, len(order), BATCH_SIZE)]
         vectors = np.concatenate([run(_pad([ids[position] for position in batch])) for batch in batches])
-        return vectors[np.argsort(order)]  # as the texts came
+        return vectors[np.argsort(order)]  # in the order of the texts
 
     return embed
 
@@ -63,14 +63,14 @@ def _embed(folder: Path, run: Callable[[Inputs], Any]) -> Embed:
 def _pad(ids: Sequence[Sequence[int]]) -> Inputs:
     shape = len(ids), max(map(len, ids))
     padded, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for row, one in enumerate(ids):
-        padded[row, : len(one)] = one
-        mask[row, : len(one)] = 1
+    for row, text in enumerate(ids):
+        padded[row, : len(text)] = text
+        mask[row, : len(text)] = 1
     return {"input_ids": padded, "attention_mask": mask}
 
 
 def _file(folder: Path, precision: str) -> Path:
-    """Return the exported model, beside the original's folder; make it where it is missing."""
+    """Return the file of the exported model, next to the original's folder; make it if it is missing."""
     model = read_manifest(folder / "weights_manifest.json").folder_name
     made = folder.parent / f"{model}-onnx-{precision}"
     if not made.exists():
@@ -84,7 +84,7 @@ def _file(folder: Path, precision: str) -> Path:
 
 
 def export(folder: Path, file: Path) -> None:
-    """Write sentence-transformers' whole model, from token ids and mask to unit vectors, for any number of each."""
+    """Write sentence-transformers' whole model, from token ids and mask to unit vectors, for any number and length."""
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -101,7 +101,7 @@ def export(folder: Path, file: Path) -> None:
             return vectors
 
     any_shape = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    ids = torch.full((2, 600), 5)  # traced with these, longer than a window; neither number is kept
+    ids = torch.full((2, 600), 5)  # for tracing: longer than a window; neither number is fixed
     torch.onnx.export(
         Vectors().eval(),
         (ids, torch.ones_like(ids)),
@@ -114,7 +114,7 @@ def export(folder: Path, file: Path) -> None:
 
 
 def quantize(file: Path, quantized: Path) -> None:
-    """Write a copy whose matrices are int8; activations are quantised when it runs."""
+    """Write a copy with int8 matrices; activations are quantised at run time."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(

@@ -1,4 +1,4 @@
-"""Requests a second and their latency through the real server, at several numbers of connections."""
+"""Requests per second and their latency on the real server, at several numbers of connections."""
 
 import http.client
 import statistics
@@ -19,15 +19,18 @@ CONNECTIONS = (1, 8, 32, 64)
 
 @dataclass(frozen=True)
 class Load:
-    """What a number of connections, each sending one request after the other, got from a server."""
+    """The answers of a server to a number of connections that each send one request after the other."""
 
     requests_per_second: float
+    """Of all connections together."""
     p50_ms: float
+    """Median latency."""
     p99_ms: float
+    """99th percentile of the latency."""
     beside_encoder_ms: float
-    """Median of what a request takes besides the encoder's call and the wait for it."""
+    """Median time of a request, without the encoder's call and the wait for it."""
     outside_predict_ms: float
-    """Median of the part of that which passes outside predict(): in Cog's server and the client."""
+    """Median time of a request outside predict(): in Cog's server and the client."""
 
 
 def run_load(port: int, texts: Sequence[str], connections: int, seconds: float) -> Load:
@@ -70,9 +73,9 @@ def run_load(port: int, texts: Sequence[str], connections: int, seconds: float) 
 def measure(
     servers: Mapping[str, Mapping[str, str]], texts: Sequence[str], rounds: int, seconds: float, logs: Path
 ) -> dict[str, dict[int, Load]]:
-    """Return each server's median figures at each number of connections; they take turns, all alive at once.
+    """Return each server's median figures at each number of connections; the servers run at once and take turns.
 
-    servers: their environment variables, by name. logs: a folder for what they print.
+    servers: their environment variables, by name. logs: a folder for their logs.
     """
     loads: dict[str, dict[int, list[Load]]] = {name: {count: [] for count in CONNECTIONS} for name in servers}
     with ExitStack() as stack:

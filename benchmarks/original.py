@@ -1,4 +1,4 @@
-"""The original container's way to start, for comparison: fetch the files, check nothing, SentenceTransformer(path)."""
+"""The original container's start, for comparison: fetch the files, check nothing, SentenceTransformer(path)."""
 
 import base64
 import json
@@ -12,10 +12,10 @@ from cog import BasePredictor
 
 
 class Predictor(BasePredictor):
-    """Downloads with pget where there is one, else with requests."""
+    """Downloads with pget if it is installed, else with requests."""
 
     def setup(self) -> None:
-        """Fetch what the folder lacks and load it."""
+        """Fetch the folder if it is missing, and load it."""
         folder, url = Path(os.environ["ORIGINAL_FOLDER"]), os.environ["ORIGINAL_URL"]
         if not folder.exists():
             fetch(url, json.loads(os.environ["ORIGINAL_FILES"]), folder, shutil.which("pget"))

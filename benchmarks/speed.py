@@ -1,4 +1,4 @@
-"""Engines side by side: each in its own process, all alive at once, taking turns on the same texts."""
+"""Engines side by side: each in its own process, all running at once and taking turns on the same texts."""
 
 import json
 import statistics
@@ -27,14 +27,14 @@ class EngineProcess:
         )
         self._read()
 
-    def turn(self, load: Workload) -> list[float]:
+    def turn(self, workload: Workload) -> list[float]:
         """Embed the texts as often as a turn of this workload does, and return the seconds of the calls that count."""
-        if load.warm:
-            self._ask(load.texts)
-        return [float(self._ask(load.texts)) for _ in range(load.calls)]
+        if workload.warm:
+            self._ask(workload.texts)
+        return [float(self._ask(workload.texts)) for _ in range(workload.calls)]
 
     def results(self) -> tuple[float, npt.NDArray[np.float64]]:
-        """Return the most memory that the engine has held, in MB, and its vectors of all texts, in rows, if any."""
+        """Return the engine's peak memory in MB, and its vectors of all texts as rows, if it makes any."""
         answer = json.loads(self._ask([]))
         return answer["peak_megabytes"], np.array(answer["vectors"])
 
@@ -48,7 +48,7 @@ class EngineProcess:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("an engine ended; it says why above")
+            raise RuntimeError("an engine ended; its message is above")
         return line
 
     def __enter__(self) -> "EngineProcess":
@@ -64,19 +64,21 @@ class EngineProcess:
 def measure(
     engines: Sequence[str], baseline: str, folder: Path, workloads: Sequence[Workload], rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Return each engine's median seconds for each workload, and its peak memory in MB as "g".
+    """Return each engine's median seconds for each workload, and its peak memory in MB as `g`.
 
-    An engine that makes vectors has the worst of their cosines to the baseline's as "cosine".
+    An engine that makes vectors has their worst cosine to the baseline's vectors as `cosine`.
     """
-    seconds: dict[str, dict[str, list[float]]] = {engine: {load.name: [] for load in workloads} for engine in engines}
+    seconds: dict[str, dict[str, list[float]]] = {
+        engine: {workload.name: [] for workload in workloads} for engine in engines
+    }
     with ExitStack() as stack:
         processes = {engine: stack.enter_context(EngineProcess(engine, folder)) for engine in engines}
         for count in range(rounds):
-            for load in workloads:
-                print(f"speed: round {count + 1} of {rounds}, {load.title}", file=sys.stderr, flush=True)
-                for _ in range(load.turns):
+            for workload in workloads:
+                print(f"speed: round {count + 1} of {rounds}, {workload.title}", file=sys.stderr, flush=True)
+                for _ in range(workload.turns):
                     for engine, process in processes.items():
-                        seconds[engine][load.name] += process.turn(load)
+                        seconds[engine][workload.name] += process.turn(workload)
         results = {engine: process.results() for engine, process in processes.items()}
     figures: dict[str, dict[str, float]] = {}
     for engine, (peak, vectors) in results.items():

@@ -1,4 +1,4 @@
-"""The speeds as ratios, a table, a chart, and what falls short of the targets."""
+"""The speeds as ratios, a table and a chart, and the targets that are missed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,16 +17,16 @@ TITLES = {
 BASELINE = "sentence-transformers-32"  # its default batch size
 _GFLOP = 0.2029 * 2048  # matrix products of 2,048 tokens, by 101.4 million weights
 _TARGETS_MACHINE = "the best products on two threads reach 473 GFLOP/s in float32 and 952 in bfloat16"
-_AT_MOST = ("g", "h")  # less is better; all else has to reach its target
+_AT_MOST = ("g", "h")  # less is better; all other figures must reach their target
 
 Comparison = Mapping[str, Mapping[str, float]]
 """A figure for each measure and number type."""
 
 
 def compare(figures: Mapping[str, Any]) -> Comparison:
-    """Return, for each measure and dtype, how many times ours is better.
+    """Return, for each measure and dtype, how many times better our engine is.
 
-    Except for memory, which is ours over the baseline's, and what HTTP adds, which is in milliseconds.
+    Two figures differ: memory is ours divided by the baseline's, and the cost of HTTP is in milliseconds.
     """
     engines, cold, http = figures["engines"], figures["cold_start"], figures["http"]
     compared: dict[str, dict[str, float]] = {}
@@ -45,7 +45,7 @@ def compare(figures: Mapping[str, Any]) -> Comparison:
 
 
 def limits(figures: Mapping[str, Any]) -> Comparison:
-    """Return what (a) to (d) would be if our engine computed its matrix products and nothing else."""
+    """Return the figures (a) to (d) of an engine that computes only our engine's matrix products."""
     engines = figures["engines"]
     return {
         name: {dtype: engines[BASELINE][name] / engines[f"products-{dtype}"][name] for dtype in figures["dtypes"]}
@@ -91,9 +91,9 @@ def table(figures: Mapping[str, Any], targets: Comparison) -> str:
     ]
     for name, by_dtype in compare(figures).items():
         cells = [
-            _show(name, one) if one else ""
+            _show(name, number) if number else ""
             for dtype, value in by_dtype.items()
-            for one in (value, limit.get(name, {}).get(dtype), targets[name][dtype])
+            for number in (value, limit.get(name, {}).get(dtype), targets[name][dtype])
         ]
         lines.append(f"| ({name}) {TITLES[name]} | {' | '.join(cells)} |")
     lines += ["", *_engine_lines(figures), "", *_http_lines(figures)]
@@ -154,7 +154,7 @@ def chart(figures: Mapping[str, Any], targets: Comparison, path: Path) -> None:
         axes.bar_label(bars, fmt="%.1f×", label_type="center", color="white")
         marks = [targets[name][dtype] for name in compared]
         axes.plot(marks, rows, "|", color="black", markersize=16, label=None if position else "target")
-        ends = [limit[name][dtype] for name in limit]  # the first rows have one
+        ends = [limit[name][dtype] for name in limit]  # only the first rows have a limit
         label = None if position else "limit of the products"
         axes.plot(ends, rows[: len(ends)], "o", color="grey", fillstyle="none", label=label)
     axes.axvline(1, color="grey", linewidth=1, zorder=0)

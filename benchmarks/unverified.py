@@ -1,6 +1,6 @@
-"""Our container without a single digest, to measure what they cost. Nothing but scripts/benchmark may start it.
+"""Our container without digests, to measure their cost. Only scripts/benchmark may start it.
 
-The program is what its process runs to make the weights ready.
+Run as a program, it is the process that makes the weights ready.
 """
 
 from collections.abc import Iterable

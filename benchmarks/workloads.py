@@ -1,4 +1,4 @@
-"""What is embedded: real English and code from the Python standard library, the same on every run."""
+"""The texts to embed: real English and code from the Python standard library, the same on every run."""
 
 import random
 import sysconfig
@@ -12,18 +12,21 @@ _SEED = 300
 
 @dataclass(frozen=True)
 class Workload:
-    """Texts that are embedded in one call, and how an engine is timed with them in a round.
-
-    The engines take `turns`; in each, an engine makes `calls` that count. One that does not count goes before them if
-    `warm`: engines that take turns empty each other's caches, which no container has to suffer.
-    """
+    """Texts that are embedded in one call, and how an engine is timed with them in a round."""
 
     name: str
+    """The letter of the measure."""
     title: str
+    """The texts' lengths, for people."""
     texts: tuple[str, ...]
+    """All are embedded in each call."""
     turns: int
+    """How often each engine has its turn in a round."""
     calls: int
+    """How many calls of a turn count."""
     warm: bool
+    """Whether a call that does not count comes first: engines that take turns empty each other's caches, which does not
+    happen in a container."""
 
 
 def workloads(folder: Path) -> list[Workload]:
@@ -51,7 +54,7 @@ class _Corpus:
         self._words = " ".join(path.read_text() for path in sorted(library.glob("*.py"))).split(" ")
 
     def text(self, tokens: int) -> str:
-        """Return a text of exactly so many tokens, <bos> and <eos> included, from somewhere in the library."""
+        """Return a text of exactly this many tokens, <bos> and <eos> included, from somewhere in the library."""
         start = self._random.randrange(len(self._words) - 20 * tokens)
         words = [word for word in self._words[start : start + 20 * tokens] if word]
         low, high = 0, len(words)

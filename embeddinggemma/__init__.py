@@ -1,4 +1,4 @@
-"""EmbeddingGemma-300M served: verified weights, the task's prompt, exact truncation, right vectors.
+"""EmbeddingGemma-300M as a service: verified weights, the task's prompt, exact truncation, right vectors.
 
 `from embeddinggemma import Embedder` is the library; see `embeddinggemma.embedder`.
 """
@@ -12,7 +12,7 @@ __all__ = ["Embedder"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the library on first use: whoever needs one small module of this package does not pay for all of it."""
+    """Import the library on first use, so that importing a small module of this package stays fast."""
     if name == "Embedder":
         from embeddinggemma.embedder import Embedder
 

@@ -1,7 +1,7 @@
-"""Texts to batches: of many requests while one forward pass runs, or of one list of texts.
+"""Texts to batches: from all requests that arrive while a forward pass runs, or from one list of texts.
 
 One task owns the queue and gives the encoder one batch at a time, so nothing here needs a lock and an idle server
-answers a lone request at once. A batch is limited by its tokens, which is what a forward pass costs.
+answers a single request at once. A batch is limited by its tokens, because they decide what a forward pass costs.
 """
 
 import asyncio
@@ -21,21 +21,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Encoded:
-    """What one request got from the encoder, and where its time went."""
+    """The vectors of one request, and where its time went."""
 
     vectors: Float32Array
     """Raw, [texts, size], in the order of the texts."""
     queue_ms: float
     """From arrival until a batch took the first text."""
     encode_ms: float
-    """Time of the forward passes that this request took part in."""
+    """Time of the forward passes that had texts of this request."""
     batch_texts: int
     """Texts in the largest of these passes, of all requests together."""
 
 
 @dataclass
 class _Job:
-    """One request's way through the queue: its texts, the vectors so far, and its times; see Encoded."""
+    """One request in the queue: its texts, the vectors so far, and its times; see Encoded."""
 
     token_ids: Sequence[Sequence[int]]
     vectors: asyncio.Future[Float32Array]
@@ -50,14 +50,21 @@ class _Job:
 
 
 _Batch = list[tuple[_Job, int]]
-"""Texts for one forward pass, each as its job and its position there."""
+"""Texts for one forward pass, each as its job and its position in the job."""
 
 
 class Batcher:
     """Shares one encoder among all requests."""
 
     def __init__(self, submit: Submit, tokens_per_batch: int, pass_timeout: float = 600.0) -> None:
-        """Give batches of so many tokens to `submit`; after `pass_timeout` seconds without an answer it is broken."""
+        """Prepare; the first `encode` starts the task that owns the queue.
+
+        Args:
+            submit: encodes one batch.
+            tokens_per_batch: most tokens of a batch, unless a single text has more.
+            pass_timeout: seconds without an answer after which the encoder counts as broken.
+
+        """
         self._submit = submit
         self._tokens_per_batch = tokens_per_batch
         self._pass_timeout = pass_timeout
@@ -80,14 +87,14 @@ class Batcher:
         Raises:
             BatchTooLargeError: one of the texts does not fit in memory even alone.
             BrokenEncoderError: the encoder broke, now or earlier; see `check`.
-            Exception: whatever else the encoder raises for this request's texts, alone or in company.
+            Exception: any other error that the encoder raises for a batch of this request's texts alone.
 
         """
         self.check()
         if self._owner is None:
-            nobody = Context()  # what is logged there belongs to no request, least of all to the first
-            self._owner = asyncio.create_task(self._run(), context=nobody)
-            self._owner.add_done_callback(self._ended, context=nobody)
+            no_request = Context()  # otherwise the task's log lines would be taken for the first request's
+            self._owner = asyncio.create_task(self._run(), context=no_request)
+            self._owner.add_done_callback(self._ended, context=no_request)
         shortest_first = sorted(range(len(token_ids)), key=lambda position: len(token_ids[position]))
         job = _Job(token_ids, asyncio.get_running_loop().create_future(), deque(shortest_first))
         self._jobs.append(job)
@@ -108,7 +115,7 @@ class Batcher:
                 await self._encode_batch(batch)
 
     def _ended(self, owner: asyncio.Task[None]) -> None:
-        """Whatever ended the owner, nobody must wait for it: tell those who do, and those to come."""
+        """Fail all unfinished and all later requests, because the task that answers them has ended."""
         error = None if owner.cancelled() else owner.exception()
         self._broken = str(error) if isinstance(error, BrokenEncoderError) else f"the batcher has ended: {error!r}"
         log.error("unhealthy: %s", self._broken)
@@ -117,7 +124,7 @@ class Batcher:
                 vectors.set_exception(BrokenEncoderError(self._broken))
 
     def _next_batch(self) -> _Batch:
-        """Take texts from the waiting jobs in turn, one each, until the next one would exceed the token budget."""
+        """Take texts from the waiting jobs in turn, one each, until the next text would exceed the token budget."""
         batch: _Batch = []
         room = self._tokens_per_batch
         while self._jobs:
@@ -134,7 +141,7 @@ class Batcher:
         return batch
 
     async def _encode_batch(self, batch: _Batch) -> None:
-        """Run one forward pass; should it fail, smaller ones, until the culprit fails alone."""
+        """Run one forward pass; if it fails, run smaller ones until the text or request that causes it fails alone."""
         batch = [(job, position) for job, position in batch if not job.vectors.done()]
         if not batch:
             return
@@ -154,16 +161,16 @@ class Batcher:
         for job in jobs:
             job.encode_ms += elapsed
             job.batch_texts = max(job.batch_texts, len(batch))
-        for (job, position), vector in list(zip(batch, vectors, strict=True)):  # none, unless there is one for each
+        for (job, position), vector in list(zip(batch, vectors, strict=True)):  # a list: checks the count first
             _deliver(job, position, vector)
 
     async def _retry(self, batch: _Batch, error: Exception) -> None:
-        parts = _split(batch, error)
-        if len(parts) == 1:
+        smaller_batches = _split(batch, error)
+        if len(smaller_batches) == 1:
             _fail(batch, error)
             return
-        for part in parts:
-            await self._encode_batch(part)
+        for smaller_batch in smaller_batches:
+            await self._encode_batch(smaller_batch)
 
     async def _vectors(self, texts: Sequence[Sequence[int]]) -> Float32Array:
         try:
@@ -174,26 +181,26 @@ class Batcher:
 
 
 def _split(batch: _Batch, error: Exception) -> list[_Batch]:
-    """Return a failed batch in parts to try: its halves where it was too large, else what is of each request."""
+    """Return the batches to try instead of a failed one: its halves if it was too large, otherwise one per request."""
     if isinstance(error, BatchTooLargeError):
         tokens = sum(len(job.token_ids[position]) for job, position in batch)
-        log.warning("memory: none for a batch of %d texts, %d tokens: %s", len(batch), tokens, error)
+        log.warning("memory: too little for a batch of %d texts, %d tokens: %s", len(batch), tokens, error)
         middle = len(batch) // 2
-        return [part for part in (batch[:middle], batch[middle:]) if part]
-    parts: dict[int, _Batch] = {}
+        return [half for half in (batch[:middle], batch[middle:]) if half]
+    by_request: dict[int, _Batch] = {}
     for text in batch:
-        parts.setdefault(id(text[0]), []).append(text)
-    return list(parts.values())
+        by_request.setdefault(id(text[0]), []).append(text)
+    return list(by_request.values())
 
 
 def _deliver(job: _Job, position: int, vector: Float32Array) -> None:
-    job.done[position] = vector.copy()  # a view would keep the vectors of the whole batch
+    job.done[position] = vector.copy()  # a view would keep the whole batch's vectors in memory
     if len(job.done) == len(job.token_ids) and not job.vectors.done():
         job.vectors.set_result(np.stack([job.done[position] for position in range(len(job.token_ids))]))
 
 
 def _fail(batch: _Batch, error: Exception) -> None:
-    """Fail the one request whose texts a batch holds."""
+    """Fail the request that all texts of a batch belong to."""
     job, position = batch[0]
     if isinstance(error, BatchTooLargeError):
         tokens = len(job.token_ids[position])
@@ -204,7 +211,7 @@ def _fail(batch: _Batch, error: Exception) -> None:
 
 
 def token_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
-    """Return the positions of all texts, the shortest first, in batches of at most so many tokens or one text."""
+    """Return the positions of all texts, shortest first, in batches of up to `tokens_per_batch` tokens or one text."""
     batches: list[list[int]] = []
     room = 0
     for position in sorted(range(len(lengths)), key=lengths.__getitem__):

@@ -1,7 +1,8 @@
 """Is this machine right, and how fast is it? `python -m embeddinggemma.check`, with the image's packages alone.
 
-It prints what runs, compares the vectors with sentence-transformers on the same weights and, where these are Google's,
-with published figures, and measures the encoder beside its own matrix products. It fails when the vectors are wrong.
+It prints what runs. It compares the vectors with sentence-transformers on the same weights and, if the weights are
+Google's, with published figures. It measures the speed of the encoder, and of its matrix products alone. It fails if
+the vectors are wrong.
 """
 
 import argparse
@@ -46,7 +47,7 @@ TEXTS = [
 MIN_COSINE = {"float32": 0.99999, "bfloat16": 0.9995}  # measured: 1 and 0.9998 on random weights
 
 GOOGLES = "google/embeddinggemma-300m"
-# https://ai.google.dev/gemma/docs/embeddinggemma/model_card: its example, and what it prints.
+# The example of https://ai.google.dev/gemma/docs/embeddinggemma/model_card, and the similarities that it prints.
 QUERY = "Which planet is known as the Red Planet?"
 DOCUMENTS = [
     "Venus is often called Earth's twin because of its similar size and proximity.",
@@ -56,13 +57,13 @@ DOCUMENTS = [
 ]
 SIMILARITIES = [0.3011, 0.6359, 0.4930, 0.4889]
 SIMILARITY_TOLERANCE = 0.005
-# Two whole vectors of Google's weights by text-embeddings-inference (Candle), from its own regression test.
+# Two whole vectors by text-embeddings-inference (Candle) with Google's weights, from its own regression test.
 KNOWN_VECTORS = Path(__file__).with_name("known_vectors.json")
 MIN_KNOWN_COSINE = {"float32": 0.9999, "bfloat16": 0.9995}
 
 _SEED = 300
 _MIXED_TEXTS = {"cpu": 64, "cuda": 4096}
-_MIN_CALLS, _MAX_CALLS, _MAX_SECONDS = 3, 15, 3.0  # of one workload
+_MIN_CALLS, _MAX_CALLS, _MAX_SECONDS = 3, 15, 3.0  # for each workload
 
 
 def main() -> None:
@@ -86,21 +87,22 @@ def main() -> None:
 
 def _compared(embedder: Embedder, folder: Path) -> Iterator[str]:
     """Compare with the reference in float32 on the CPU; on a GPU the reference itself is off by 1e-3 (measured)."""
-    try:
-        from embeddinggemma.engine.reference import load_on_cpu
-    except ImportError as error:
-        sys.exit(f"the comparison needs sentence-transformers and transformers, as in requirements.txt: {error}")
     prompted = [add_prompt(text, TASKS[position % len(TASKS)]) for position, text in enumerate(TEXTS)]
     token_ids = [text.ids for text in embedder.tokenizer.tokenize(prompted)]
     ours = _units(embedder.encode(token_ids))
     thread = embedder.encoder.thread  # a second thread that computes would halve the speed of both
-    reference = thread.submit(load_on_cpu, folder).result()
+    try:
+        from embeddinggemma.engine.reference import load_on_cpu
+
+        reference = thread.submit(load_on_cpu, folder).result()
+    except ImportError as error:
+        sys.exit(f"the comparison needs sentence-transformers and transformers, as in requirements.txt: {error}")
     theirs = _units(np.concatenate([thread.submit(reference.encode, [ids]).result().numpy() for ids in token_ids]))
     yield from differences(ours, theirs, MIN_COSINE[_dtype(embedder)])
 
 
 def differences(ours: Float32Array, theirs: Float32Array, min_cosine: float) -> Iterator[str]:
-    """Print by how much unit vectors differ, [texts, 768]; yield what is wrong with that."""
+    """Print how much unit vectors, [texts, 768], differ; yield a line if it is too much."""
     cosine = float((ours * theirs).sum(axis=1).min())
     print(f"largest difference to sentence-transformers in float32 on the CPU: {np.abs(ours - theirs).max():.2e}")
     print(f"worst cosine: {cosine:.6f}, at least {min_cosine} needed", flush=True)
@@ -109,7 +111,7 @@ def differences(ours: Float32Array, theirs: Float32Array, min_cosine: float) -> 
 
 
 def similarities_off(embedder: Embedder) -> Iterator[str]:
-    """Print the similarities of the model card's example; yield those that are not the card's."""
+    """Print the similarities of the model card's example; yield the lines that differ from the card."""
     query = embedder.embed([QUERY], task="retrieval_query")[0]
     similarities = embedder.embed(DOCUMENTS, task="retrieval_document") @ query
     for similarity, card in zip(similarities, SIMILARITIES, strict=True):
@@ -120,7 +122,7 @@ def similarities_off(embedder: Embedder) -> Iterator[str]:
 
 
 def known_vectors_off(embedder: Embedder) -> Iterator[str]:
-    """Print the cosines to the known vectors; yield those that are too low."""
+    """Print the cosines to the known vectors; yield the lines whose cosine is too low."""
     known = json.loads(KNOWN_VECTORS.read_text())
     needed = MIN_KNOWN_COSINE[_dtype(embedder)]
     ours = _units(embedder.encode([text.ids for text in embedder.tokenizer.tokenize(known["texts"])]))
@@ -154,7 +156,7 @@ def workloads(device: str) -> list[Workload]:
 
 
 def speed_lines(embedder: Embedder) -> Iterator[str]:
-    """Measure each workload with the encoder and with its matrix products alone, by turns; yield a table."""
+    """Measure each workload with the encoder and with its matrix products alone, in turns; yield a table."""
     native = embedder.engine == "native"
     yield "| encoder | median | tokens/s |" + (" of what its matrix products alone reach |" if native else "")
     yield "| --- | --- | --- |" + (" --- |" if native else "")
@@ -170,7 +172,7 @@ def speed_lines(embedder: Embedder) -> Iterator[str]:
 
 
 def multiply(embedder: Embedder, tokens: int) -> None:
-    """Compute the matrix products of a forward pass over so many tokens, in batches, and nothing else."""
+    """Compute only the matrix products of forward passes over `tokens` tokens, in batches."""
     import torch
 
     model = cast("EmbeddingGemma", embedder.encoder.model)
@@ -184,7 +186,7 @@ def multiply(embedder: Embedder, tokens: int) -> None:
 
 
 def _medians(calls: Sequence[Callable[[], object]]) -> list[float]:
-    """Return the median seconds of each call; they take turns, after one turn that does not count."""
+    """Return the median seconds of each call; the calls take turns, after a first turn that is not measured."""
     seconds: list[list[float]] = [[] for _ in calls]
     for call in calls:
         call()
@@ -200,7 +202,7 @@ def _medians(calls: Sequence[Callable[[], object]]) -> list[float]:
 
 
 def _token_ids(lengths: Sequence[int]) -> list[list[int]]:
-    """Return texts of random tokens, between <bos> and <eos>: which tokens they are changes no speed."""
+    """Return texts of random tokens, between <bos> and <eos>; the speed does not depend on the tokens."""
     dice = random.Random(_SEED)  # noqa: S311
     return [[2, *(dice.randrange(3, 262_144) for _ in range(length - 2)), 1] for length in lengths]
 

@@ -20,17 +20,17 @@ from embeddinggemma.weights.cache import ensure_weights
 from embeddinggemma.weights.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
-    from embeddinggemma.engine.encoder import Encoder  # imports torch, for which nobody waits before it is needed
+    from embeddinggemma.engine.encoder import Encoder  # imports torch, which takes seconds: only when it is needed
 
 
 class Embedder:
-    """EmbeddingGemma-300M, loaded; make one with `load`."""
+    """A loaded EmbeddingGemma-300M; create it with `load`."""
 
     def __init__(
         self, manifest: Manifest, engine: str, tokenizer: Tokenizer, encoder: "Encoder", tokens_per_batch: int
     ) -> None:
         self.manifest = manifest
-        """What the weights are."""
+        """The weights' files, their digests and their sources."""
         self.engine = engine
         self.tokenizer = tokenizer
         self.encoder = encoder
@@ -39,19 +39,19 @@ class Embedder:
 
     @classmethod
     def load(cls, settings: Settings | None = None, manifest: Manifest | None = None) -> "Embedder":
-        """Verify the weights, download what is missing, and load them onto the GPU, or the CPU where there is none.
+        """Verify the weights, download missing files, and load them onto the GPU, or onto the CPU if there is no GPU.
 
-        Torch is imported while the weights are verified or on their way.
+        Torch is imported while the weights are verified or downloaded.
 
         Args:
-            settings: by default those of the environment variables; docs/operations.md lists them.
-            manifest: by default the one that the settings name.
+            settings: by default read from the environment variables that docs/operations.md lists.
+            manifest: by default the manifest that the settings name.
 
         Raises:
-            ValueError: a setting that this machine cannot have, or files that are not EmbeddingGemma's.
-            ManifestError: the manifest cannot be read, or does not pin every file that counts.
-            WeightsError: the pinned bytes came from no source, or could not be kept.
-            RuntimeError: the engine computes causal attention, so that its vectors would be wrong.
+            ValueError: this machine does not support a setting, or the files are not EmbeddingGemma's.
+            ManifestError: the manifest cannot be read, or does not pin every file that decides what a vector is.
+            WeightsError: no source had the pinned bytes, or they could not be stored.
+            RuntimeError: the engine computes causal attention, so its vectors would be wrong.
 
         """
         settings = settings or Settings.from_environment()
@@ -59,8 +59,8 @@ class Embedder:
         with WeightsInBackground(manifest, settings.store) as weights:
             from embeddinggemma.engine.encoder import choose_device, choose_dtype, load_encoder
 
-            choose_dtype(settings.dtype, choose_device())  # refused now, not once everything has been downloaded
-            early = weights.load_early("tokenizer.json", Tokenizer)  # takes a second, in which the rest may come
+            choose_dtype(settings.dtype, choose_device())  # refused now, not after the download
+            early = weights.load_early("tokenizer.json", Tokenizer)  # takes a second, while other files download
             tokenizer, encoder = weights.load(
                 lambda folder: (early or Tokenizer(folder), load_encoder(folder, settings.engine, settings.dtype))
             )
@@ -77,10 +77,10 @@ class Embedder:
         normalize: bool = True,
         dtype: str = "float32",
     ) -> npt.NDArray[Any]:
-        """Return a vector for each text, in order; of a text the first 2,048 tokens count, prompt included.
+        """Return a vector for each text, in order; a text is cut after 2,048 tokens, prompt included.
 
         Args:
-            texts: any number of them; none gives no vectors.
+            texts: any number of texts; an empty list gives no vectors.
             task: what the vectors are for, one of prompts.TASKS; each puts its own prompt before the text.
             title: of the document, for retrieval_document only; used for every text.
             dimension: 768, 512, 256 or 128: the first values of the vector (Matryoshka).
@@ -91,9 +91,9 @@ class Embedder:
             [texts, dimension], or [texts, dimension / 8] of uint8 for ubinary.
 
         Raises:
-            ValueError: an argument out of its limits; the message names it, the limit and the value.
-            BatchTooLargeError: memory is short for a batch.
-            BrokenEncoderError: no vector can be trusted any more; load anew.
+            ValueError: an argument is out of its limits; the message names the argument, the limit and the value.
+            BatchTooLargeError: there is too little memory for a batch.
+            BrokenEncoderError: no vector can be trusted any more; load the model again.
 
         """
         if isinstance(texts, str):
@@ -123,7 +123,7 @@ class Embedder:
         return raw
 
     def runtime(self) -> dict[str, Any]:
-        """Return what runs here, and on what: all that the last bits of a vector can depend on."""
+        """Return what runs here and on which hardware: everything that can change the last bits of a vector."""
         from embeddinggemma.runtime import runtime
 
         return runtime(self.manifest, self.engine, self.encoder, self.tokens_per_batch)
@@ -142,7 +142,7 @@ def pinned_manifest(settings: Settings) -> Manifest:
 
 
 def verified_weights(settings: Settings) -> tuple[Manifest, Path]:
-    """Return the manifest, and a folder that holds its files verified, for those who do not load them here.
+    """Return the manifest, and a folder that holds its files verified, without loading them.
 
     Raises:
         ManifestError, WeightsError: as for Embedder.load.

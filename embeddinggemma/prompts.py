@@ -1,6 +1,6 @@
 """The words that EmbeddingGemma expects before a text, as its model card gives them."""
 
-# The task's name in the prompt, for every task that embeds something to be compared or searched with.
+# The task's name in the prompt, for every task except documents to search.
 # https://ai.google.dev/gemma/docs/embeddinggemma/model_card#prompt-instructions
 _QUERY_TASKS = {
     "retrieval_query": "search result",
@@ -18,10 +18,10 @@ TASKS = (DOCUMENT_TASK, *_QUERY_TASKS)
 def add_prompt(text: str, task: str, title: str | None = None) -> str:
     """Return the text as it is fed to the tokenizer.
 
-    A document without a title has the title "none", as the model was trained.
+    A document without a title gets the title "none", as in the training of the model.
 
     Raises:
-        ValueError: the task is none of TASKS, or a title is given for another task than retrieval_document.
+        ValueError: the task is not one of TASKS, or a title is given for a task other than retrieval_document.
 
     """
     if task == DOCUMENT_TASK:

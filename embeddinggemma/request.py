@@ -1,4 +1,4 @@
-"""One request, checked: everything that can be refused is refused here, before it costs a forward pass."""
+"""One request, checked: an invalid request is refused here, before it costs a forward pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ MAX_TEXTS = 1024
 
 @dataclass(frozen=True)
 class Request:
-    """What one caller asks for; `prompted` holds the texts with their prompts, in the caller's order."""
+    """What a caller asks for."""
 
     prompted: tuple[str, ...]
+    """The texts with their prompts, in the caller's order."""
     single: bool
-    """Whether the caller gave one text, and so gets one vector rather than a list of one."""
+    """Whether the caller gave `text`, and so gets a vector instead of a list with one vector."""
     dimension: int
     normalize: bool
     output_format: str
@@ -43,7 +44,7 @@ def check_request(
     check_choice("embedding_dim", embedding_dim, DIMENSIONS)
     check_choice("output_format", output_format, OUTPUT_FORMATS)
     check_choice("output_dtype", output_dtype, OUTPUT_DTYPES)
-    prompted = tuple(add_prompt(one, task, title) for one in _check_texts(text, texts))
+    prompted = tuple(add_prompt(given, task, title) for given in _check_texts(text, texts))
     dimension = int(embedding_dim)  # JSON may write 128 as 128.0
     return Request(prompted, text is not None, dimension, normalize, output_format, output_dtype)
 
@@ -60,6 +61,6 @@ def _check_texts(text: str | None, texts: Sequence[str] | None) -> Sequence[str]
         raise ValueError("texts is empty; give between 1 and 1,024 texts")
     if len(texts) > MAX_TEXTS:
         raise ValueError(f"texts has {len(texts):,} texts; the limit is {MAX_TEXTS:,}, so send several requests")
-    for position, one in enumerate(texts):
-        check_text(f"texts[{position}]", one)
+    for position, given in enumerate(texts):
+        check_text(f"texts[{position}]", given)
     return texts

@@ -1,4 +1,4 @@
-"""What runs here, and on what: all that a vector's last bits can depend on, so that two machines can be compared."""
+"""What runs here and on which hardware: everything that can change a vector's last bits, to compare machines."""
 
 import platform
 from contextlib import suppress
@@ -11,12 +11,12 @@ from embeddinggemma.engine.encoder import Encoder
 from embeddinggemma.weights.manifest import Manifest
 
 _PACKAGES = ("cog", "numpy", "tokenizers", "torch")
-# Instructions for which the matrix products have kernels of their own.
+# Instruction sets for which the matrix products have their own kernels.
 _EXTENSIONS = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "sve", "bf16")
 
 
 def runtime(manifest: Manifest, engine: str, encoder: Encoder, tokens_per_batch: int) -> dict[str, Any]:
-    """Return what the `running:` line says, as JSON can hold it."""
+    """Return the content of the `running:` line, as values that JSON can hold."""
     return {
         "model": manifest.model,
         "weights": manifest.folder_name,

@@ -1,6 +1,6 @@
-"""The environment variables that an operator may set; nothing else in the package reads the environment.
+"""The environment variables that an operator can set; no other module of the package reads settings from them.
 
-A value that a variable cannot have is refused here, before torch is imported or a byte is downloaded.
+An invalid value is refused here, before torch is imported or a byte is downloaded.
 """
 
 import os
@@ -19,10 +19,10 @@ _MANIFEST = Path(__file__).resolve().parent.parent / "weights_manifest.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """Which weights, where they are kept, how they are run, and what is logged of it."""
+    """Which weights, where they are kept, how they are run, and what is logged."""
 
     manifest: Path
-    """EMBEDDINGGEMMA_MANIFEST: the files, their digests and their sources; by default the one beside the package."""
+    """EMBEDDINGGEMMA_MANIFEST: the files, their digests and their sources; by default the one next to the package."""
     store: Store
     """EMBEDDINGGEMMA_CACHE, EMBEDDINGGEMMA_WEIGHTS_URL, HF_TOKEN and EMBEDDINGGEMMA_STALL_SECONDS."""
     engine: str = "native"
@@ -30,16 +30,16 @@ class Settings:
     dtype: str = "auto"
     """EMBEDDINGGEMMA_DTYPE: of the matrix products: auto, float32 or bfloat16."""
     tokens_per_batch: int | None = None
-    """EMBEDDINGGEMMA_TOKENS_PER_BATCH: tokens of one forward pass; None: what was measured to be best."""
+    """EMBEDDINGGEMMA_TOKENS_PER_BATCH: tokens of one forward pass; None: the device's default."""
     traffic_log_seconds: float = TRAFFIC_LOG_SECONDS
-    """EMBEDDINGGEMMA_LOAD_LOG: seconds from one log line about the traffic to the next; 0: no such lines."""
+    """EMBEDDINGGEMMA_LOAD_LOG: seconds from one log line about the traffic to the next; 0: no lines."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
-        """Read the settings from these variables, by default the process's own; an empty one counts as unset.
+        """Read the settings from these variables, by default the process's own; an empty variable counts as unset.
 
         Raises:
-            ValueError: a variable has a value that it cannot have; the message names it.
+            ValueError: a variable has an invalid value; the message names the variable.
 
         """
         environment = os.environ if environment is None else environment

@@ -1,4 +1,4 @@
-"""Text to token ids, truncated exactly as the model's reference does, at a cost that has a ceiling."""
+"""Text to token ids, truncated exactly as by the model's reference, at a limited cost."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -9,14 +9,14 @@ from pathlib import Path
 import tokenizers
 
 MAX_TOKENS = 2048  # config.json: max_position_embeddings; <bos> and <eos> count
-MAX_TOKEN_CHARACTERS = 31  # characters: runs of spaces, tabs or newlines; measured over the vocabulary
+MAX_TOKEN_CHARACTERS = 31  # runs of spaces, tabs or newlines are the longest; measured over the vocabulary
 
-# Any 2,048 tokens lie within the first 2,048 x 31 characters. The tokenizer sees some more, so that a cut in the
-# middle of a word can only change tokens that are dropped anyway.
+# The first 2,048 tokens lie within the first 2,048 x 31 characters. The tokenizer sees some more characters, so that a
+# cut in the middle of a word can only change tokens that are dropped anyway.
 _MIN_PREFIX = MAX_TOKENS * MAX_TOKEN_CHARACTERS
 _MAX_PREFIX = 65_536
 
-# Words, accents, scripts, an emoji, white space and a prompt, with the ids that the genuine tokenizer.json gives them.
+# Words, accents, scripts, an emoji, white space and a prompt, with their ids from the genuine tokenizer.json.
 _PROBE = "title: none | text: Müller, 東京 \n\n🤖 été don't"
 _PROBE_IDS = [
     *(2, 3250, 236787, 7293, 1109, 1816, 236787, 71503, 236764, 86459, 236743),
@@ -29,9 +29,9 @@ class TokenizedText:
     """The token ids of one text, at most 2,048, and how many there would have been."""
 
     ids: "array[int]"
-    """<bos>, the prompt's and the text's tokens, <eos>; int32, for lists would take ten times the memory."""
+    """<bos>, the prompt's and the text's tokens, <eos>; int32, because lists would take ten times the memory."""
     untruncated: int | None
-    """Token count before truncation; None when the text is so long that counting on would cost too much."""
+    """Token count before truncation; None if the text is so long that counting its tokens would cost too much."""
 
     @property
     def truncated(self) -> bool:
@@ -43,7 +43,12 @@ class Tokenizer:
     """The genuine tokenizer of the model, from `tokenizer.json` in its folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Load it; ValueError if it is another one, whose ids would mean other tokens to the model."""
+        """Load the tokenizer.
+
+        Raises:
+            ValueError: it is another model's tokenizer, whose ids would mean other tokens to this model.
+
+        """
         self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -51,7 +56,7 @@ class Tokenizer:
             raise ValueError(f"{folder / 'tokenizer.json'} is not EmbeddingGemma's: {_PROBE!r} gave {ids}")
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
-        """Tokenize texts (prompt included), each cut to 2,048 tokens of which the last is <eos>."""
+        """Tokenize texts (prompt included), each cut to 2,048 tokens, the last of them <eos>."""
         prefixes = [_prefix(text) for text in texts]
         encodings = self._tokenizer.encode_batch_fast(prefixes)
         return [
@@ -60,19 +65,21 @@ class Tokenizer:
         ]
 
     def token_starts(self, text: str) -> list[int]:
-        """Return the character at which each token of a text begins: no prompt, no <bos> or <eos>, nothing cut.
+        """Return the character at which each token of a text begins: without prompt, <bos>, <eos> or truncation.
 
-        A character that takes several tokens (its bytes) stands there as many times. A text may be of any length: it
-        is tokenized in parts, so the time is linear.
+        A character that takes several tokens (its bytes) is there as many times. A text may have any length: it is
+        tokenized prefix by prefix, so the time is linear.
         """
         prefixes = list(_prefixes(text))
         encodings = self._tokenizer.encode_batch(prefixes, add_special_tokens=False)
         before = accumulate(map(len, prefixes), initial=0)
-        return [at + start for at, encoding in zip(before, encodings, strict=False) for start, _ in encoding.offsets]
+        return [
+            offset + start for offset, encoding in zip(before, encodings, strict=False) for start, _ in encoding.offsets
+        ]
 
 
 def _prefixes(text: str) -> Iterator[str]:
-    """Cut a text where, if such a place is near, no token can span the cut (see _prefix)."""
+    """Cut a text into pieces, at places that no token can span if such places are near (see _prefix)."""
     start = 0
     while start < len(text):
         prefix = _prefix(text[start : start + _MAX_PREFIX + 1])
@@ -81,9 +88,9 @@ def _prefixes(text: str) -> Iterator[str]:
 
 
 def turns(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Cut texts into lists of some 20 ms of work, between which other requests have their turn.
+    """Divide texts into lists of some 20 ms of work; between two lists other requests have their turn.
 
-    A caller who goes away while one is worked on leaves the others undone.
+    If the caller goes away during one list, the lists after it are never tokenized.
     """
     turn: list[str] = []
     room = _MAX_PREFIX
@@ -105,11 +112,12 @@ def _truncate(ids: list[int], *, whole: bool) -> TokenizedText:
 
 
 def _prefix(text: str) -> str:
-    """Return the start of a text that settles its first 2,048 tokens.
+    """Return the start of a text that determines its first 2,048 tokens.
 
     The whole text is one word to the tokenizer's byte-pair merges, so a megabyte takes a third of a second. But in the
-    vocabulary no token but '>▁</' holds a space after another character, and none a newline beside one: a cut there
-    changes nothing before it. Where no such place lies near, the cut falls anywhere, beyond all that is kept.
+    vocabulary only the token '>▁</' has a space after another character, and no token has a newline next to another
+    character. So a cut at such a place changes nothing before it. If there is no such place near, the cut falls
+    anywhere, after all the tokens that are kept.
     """
     if len(text) <= _MAX_PREFIX:
         return text

@@ -1,4 +1,4 @@
-"""How much is asked of the container and how fast it answers: one log line a minute, as long as anything is asked."""
+"""How many requests the container gets and how fast it answers: a log line every minute, while there are requests."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Served:
-    """What a request turned out to hold; to be filled in before it ends."""
+    """What a request held; filled in before the request ends."""
 
     texts: int = 0
     tokens: int = 0
@@ -32,14 +32,14 @@ class _Period:
     tokens: int = 0
     most_at_once: int = 0
     milliseconds: list[float] = field(default_factory=list)
-    """Of each request that was answered."""
+    """The time of each request that was answered."""
 
 
 class TrafficLog:
-    """Counts requests on an event loop; while there are any, writes a line every so many seconds."""
+    """Counts requests on an event loop; while there are any, writes a log line at regular intervals."""
 
     def __init__(self, seconds: float) -> None:
-        """Write every `seconds`; with 0, never."""
+        """Write a line every `seconds` seconds; never, if it is 0."""
         self._seconds = seconds
         self._at_once = 0
         self._period = _Period()
@@ -47,7 +47,7 @@ class TrafficLog:
 
     @contextmanager
     def request(self) -> Iterator[Served]:
-        """Count what happens inside as one request: answered, failed if it raises, or cancelled."""
+        """Count the context as one request: answered, failed if it raises, or cancelled."""
         served, started = Served(), time.perf_counter()
         if not self._seconds:
             yield served
@@ -75,7 +75,7 @@ class TrafficLog:
             self._set_timer()
 
     def _set_timer(self) -> None:
-        # In an empty context: else the server would take the line for one of the request that is just being served.
+        # In an empty context: otherwise the server would take the line for a log line of the current request.
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self._seconds, self._write, context=Context())
 

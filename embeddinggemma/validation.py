@@ -1,4 +1,4 @@
-"""Checks that every door shares: each names the input, the limit and the value, and never quotes a text."""
+"""Checks that server, library and corpus share: each names the input, the limit and the value, and quotes no text."""
 
 from collections.abc import Collection
 
@@ -17,7 +17,7 @@ def check_text(name: str, text: object) -> None:
 
 
 def check_string(name: str, value: object) -> None:
-    """Raise ValueError unless it is a string that can be written in UTF-8, as a tokenizer and a file need it."""
+    """Raise ValueError unless it is a string that can be written in UTF-8, as tokenizers and files need."""
     if not isinstance(value, str):
         raise ValueError(f"{name} is {a_type(value)}; it must be a string")
     if not value.isascii():

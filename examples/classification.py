@@ -27,7 +27,7 @@ TEXTS = ["The refund has not arrived yet.", "Sign-in says that my password is wr
 
 
 def main() -> None:
-    """Print each text's label, and how near each label is."""
+    """Print the label of each text, and how near each label is."""
     texts = sys.argv[1:] or TEXTS
     labels = list(EXAMPLES)
     centroids = np.stack([embed(EXAMPLES[label], "classification").mean(axis=0) for label in labels])

@@ -1,4 +1,4 @@
-"""Texts to vectors, from a container or from Replicate: what the examples beside this file import."""
+"""Texts to vectors, from a container or from Replicate: the other examples import this file."""
 
 import base64
 import os
@@ -12,17 +12,17 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 URL = os.environ.get("EMBEDDINGGEMMA_URL", "http://127.0.0.1:5000")
-MAX_TEXTS = 1024  # of one request
+MAX_TEXTS = 1024  # per request
 
-# HTTP 409 says that the container has no free slot right now. Nothing else is worth another try.
-_AGAIN = Retry(10, connect=0, read=0, status_forcelist=[409], allowed_methods=None, backoff_factor=0.1)
+# HTTP 409 says that the container has no free slot right now. No other error is worth another try.
+_RETRIES = Retry(10, connect=0, read=0, status_forcelist=[409], allowed_methods=None, backoff_factor=0.1)
 
 
 def embed(texts: Sequence[str], task: str, where: str = URL, embedding_dim: int = 768) -> npt.NDArray[np.float32]:
     """Return a vector of length 1 for each text, [texts, embedding_dim].
 
     where: a container's URL, or a model's name on Replicate, whose client raises its own errors.
-    Raises RuntimeError with the container's message where it refuses, ConnectionError where none answers.
+    Raises RuntimeError with the container's message if it refuses, and ConnectionError if no container answers.
     """
     parts = [np.empty((0, embedding_dim), np.float32)]
     for start in range(0, len(texts), MAX_TEXTS):
@@ -38,7 +38,7 @@ def embed(texts: Sequence[str], task: str, where: str = URL, embedding_dim: int 
 
 def _from_container(url: str, inputs: dict[str, Any]) -> Any:
     with requests.Session() as session:
-        session.mount(url, HTTPAdapter(max_retries=_AGAIN))
+        session.mount(url, HTTPAdapter(max_retries=_RETRIES))
         try:
             prediction = session.post(f"{url.rstrip('/')}/predictions", json={"input": inputs}, timeout=600).json()
         except requests.ConnectionError as error:
@@ -49,6 +49,6 @@ def _from_container(url: str, inputs: dict[str, Any]) -> Any:
 
 
 def _from_replicate(model: str, inputs: dict[str, Any]) -> Any:
-    import replicate  # only who uses Replicate needs its client
+    import replicate  # needed only for a model on Replicate
 
     return replicate.run(model, input=inputs)

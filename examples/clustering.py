@@ -1,4 +1,4 @@
-"""Clustering: texts in groups that nobody named before (k-means). Give a number of groups, or try the example's."""
+"""Clustering: texts in groups without given labels (k-means). Give a number of groups, or try the example's number."""
 
 import sys
 

@@ -23,7 +23,7 @@ SHOWN = 3
 
 
 def main() -> None:
-    """Rank the functions, in whatever language they are, by their cosine with the question."""
+    """Rank the functions, in any programming language, by their cosine with the question."""
     question = " ".join(sys.argv[1:]) or QUESTION
     functions = embed(FUNCTIONS, "retrieval_document")
     similarities = functions @ embed([question], "code_retrieval")[0]

@@ -1,6 +1,6 @@
-"""Duplicate detection: the pairs of texts that say the same. Give a lowest similarity, or try the example's.
+"""Duplicate detection: the pairs of texts that say the same. Give a minimum similarity, or try the example's.
 
-Try it on pairs of your own that you know: which similarity is right depends on what counts as the same to you.
+Try it on your own pairs: which similarity is right depends on what counts as the same for you.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Fact checking: the evidence for or against each statement. Give statements, or try the examples.
 
-The vectors find the evidence; whether it supports or refutes the statement is for a reader, or another model, to say.
+The vectors find the evidence. A reader, or another model, decides whether it supports or refutes the statement.
 """
 
 import sys

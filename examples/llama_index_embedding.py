@@ -1,4 +1,4 @@
-"""EmbeddingGemma for LlamaIndex; copy this file and client.py beside your own."""
+"""EmbeddingGemma for LlamaIndex; copy this file and client.py next to your own."""
 
 import asyncio
 
@@ -11,17 +11,16 @@ import client
 class EmbeddingGemma(BaseEmbedding):
     """Documents and queries, each with the prompt that the model was trained with.
 
-    where: a container's URL, or a model's name on Replicate ("your-name/embeddinggemma-300m").
-    query_task: retrieval_query, or question_answering, fact_verification or code_retrieval.
-    embedding_dim: 768, 512, 256 or 128.
-
-    The asynchronous methods run the others in threads: requests sent at once are answered together, since the
-    container batches them.
+    The asynchronous methods run the others in threads: requests sent at the same time are answered together, because
+    the container batches them.
     """
 
     where: str = client.URL
+    """A container's URL, or a model's name on Replicate ("your-name/embeddinggemma-300m")."""
     query_task: str = "retrieval_query"
+    """retrieval_query, or question_answering, fact_verification or code_retrieval."""
     embedding_dim: int = 768
+    """768, 512, 256 or 128."""
     model_name: str = "embeddinggemma-300m"
     embed_batch_size: int = Field(default=client.MAX_TEXTS, gt=0)
 

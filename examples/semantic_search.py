@@ -1,4 +1,4 @@
-"""Semantic search: which documents fit a query, whatever their words or language? Give a query, or try the example."""
+"""Semantic search: which documents fit a query, in any words or language? Give a query, or try the example."""
 
 import sys
 

@@ -24,8 +24,8 @@ from starlette.staticfiles import StaticFiles
 from embeddinggemma.weights.urls import is_loopback
 from gateway.predictions import EVENTS, Prediction, Predictions, problem, timestamp
 
-MAX_WAIT = 60  # seconds that `Prefer: wait` holds a request at most
-REFUSAL_TIMEOUT = 0.5  # without it: how long the container has to refuse an input; it takes milliseconds
+MAX_WAIT = 60  # seconds that `Prefer: wait` can hold a request
+REFUSAL_TIMEOUT = 0.5  # the same without `Prefer: wait`: time for a refusal, which takes milliseconds
 VERSION = "local"
 
 
@@ -70,7 +70,7 @@ def gateway_app(container_url: str, page: Path | None = None) -> Starlette:
 
 
 class Gateway:
-    """The routes."""
+    """The handlers of the routes."""
 
     def __init__(self, container_url: str, http: httpx.AsyncClient) -> None:
         """Answer with what the container at this URL says."""
@@ -80,7 +80,7 @@ class Gateway:
         self._created_at = timestamp(datetime.now(UTC))
 
     async def create(self, request: Request) -> Response:
-        """Start a prediction; answer at once, or when it has ended where the client prefers to wait."""
+        """Start a prediction; answer at once, or, if the client prefers to wait, when it has ended."""
         body = await _object(request)
         if invalid_fields := _invalid_fields(body, needs_version="owner" not in request.path_params):
             return AsciiJSONResponse(problem(invalid_fields), 422)
@@ -96,7 +96,7 @@ class Gateway:
             return AsciiJSONResponse(problem(prediction.invalid_fields), 422)
         if wait is None:
             return AsciiJSONResponse(created, 201)
-        if not task.done():  # the clients poll when the status is "starting", whatever it really is
+        if not task.done():  # the clients poll only if the status is "starting", so it says that
             return AsciiJSONResponse(created, 202)
         return AsciiJSONResponse(prediction.body(), 201)
 
@@ -176,7 +176,7 @@ async def _object(request: Request) -> dict[str, Any]:
 
 
 def _invalid_fields(body: dict[str, Any], *, needs_version: bool) -> list[dict[str, str]]:
-    """Return what is wrong with a request, but for the input's own fields, which the container checks."""
+    """Return what is wrong with a request, except in the input's own fields, which the container checks."""
     missing = ["input"] if "input" not in body else []
     if needs_version and not isinstance(body.get("version"), str):
         missing.append("version")
@@ -208,7 +208,7 @@ def _model_and_version(request: Request, body: dict[str, Any]) -> tuple[str, str
 
 
 def _wait_seconds(request: Request) -> int | None:
-    """Return how long the client prefers to wait, or None where it prefers to poll."""
+    """Return how long the client prefers to wait, or None if it prefers to poll."""
     found = re.search(r"\bwait(?:=(\d+))?", request.headers.get("Prefer", ""))
     if found is None:
         return None
@@ -217,8 +217,8 @@ def _wait_seconds(request: Request) -> int | None:
 
 async def _http_error(_: Request, error: Exception) -> Response:
     """Return an error in Replicate's shape."""
-    told = cast(HTTPException, error)
-    return _error(told.status_code, told.detail)
+    http_error = cast(HTTPException, error)
+    return _error(http_error.status_code, http_error.detail)
 
 
 async def _container_error(_: Request, error: Exception) -> Response:

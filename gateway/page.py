@@ -12,7 +12,7 @@ BUILT = PROJECT / ".cache" / "playground"  # as the build command in package.jso
 
 
 def built_page() -> Path:
-    """Return the folder of the built page; its packages and itself are made anew where the sources changed.
+    """Return the folder of the built page; if the sources changed, install its packages and build it again.
 
     Raises:
         RuntimeError: npm is missing, or could not install or build; its output, on stderr, says why.

@@ -1,4 +1,4 @@
-"""Predictions in Replicate's words, each run by one request to a container, and told to a webhook."""
+"""Predictions as in Replicate's API: each is run by one request to a container, and reported to a webhook."""
 
 import asyncio
 import json
@@ -13,10 +13,10 @@ import httpx
 from cachetools import TTLCache
 
 EVENTS = ("start", "output", "logs", "completed")
-NO_SLOT = (409, 503)  # every slot is taken, or setup() goes on
-QUEUE_TIMEOUT = 60.0  # how long a prediction waits for a slot
-CANCEL_TIMEOUT = 10.0
-MAX_AGE = 3600.0  # as Replicate keeps them
+NO_SLOT = (409, 503)  # every slot is taken, or setup() has not ended
+QUEUE_TIMEOUT = 60.0  # seconds that a prediction waits for a slot
+CANCEL_TIMEOUT = 10.0  # seconds
+MAX_AGE = 3600.0  # seconds that an ended prediction is kept, as by Replicate
 MAX_BYTES = 200_000_000
 
 
@@ -41,7 +41,7 @@ class Prediction:
     started: datetime | None = None
     completed: datetime | None = None
     invalid_fields: list[dict[str, str]] = field(default_factory=list)
-    """What the container's schema refused; Replicate would not have begun such a prediction, here it has failed."""
+    """Inputs that the container's schema refused; Replicate does not begin such a prediction, here it has failed."""
     kept_bytes: int = 0
     """Bytes of the request and the answer, as JSON."""
     webhook_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -78,8 +78,8 @@ def timestamp(moment: datetime | None) -> str | None:
 
 
 def problem(invalid_fields: list[dict[str, str]]) -> dict[str, Any]:
-    """Return Replicate's answer to an input that cannot be."""
-    lines = [f"- {': '.join(filter(None, (one['field'], one['description'])))}\n" for one in invalid_fields]
+    """Return Replicate's answer to an invalid input."""
+    lines = [f"- {': '.join(filter(None, (wrong['field'], wrong['description'])))}\n" for wrong in invalid_fields]
     return {
         "title": "Input validation failed",
         "detail": "".join(lines),
@@ -89,7 +89,7 @@ def problem(invalid_fields: list[dict[str, str]]) -> dict[str, Any]:
 
 
 class Predictions:
-    """Those that run in the container, and those that ended within the last hour, as far as MAX_BYTES hold them."""
+    """The running predictions, and those that ended within the last hour, up to MAX_BYTES."""
 
     def __init__(self, container_url: str, http: httpx.AsyncClient) -> None:
         """Run predictions in the container at this URL."""
@@ -108,7 +108,7 @@ class Predictions:
         return task
 
     def find(self, prediction_id: str) -> Prediction | None:
-        """Return a prediction that runs or is kept."""
+        """Return a prediction that runs or is kept, or None."""
         if prediction_id in self._running:
             return self._running[prediction_id][0]
         return self._ended.get(prediction_id)
@@ -124,12 +124,12 @@ class Predictions:
             return
         _, task = self._running[prediction.id]
         answer = await self._http.post(f"{self._container_url}/predictions/{prediction.id}/cancel")
-        if answer.status_code == 404:  # it waits for a slot; or it is on its way, and ends with its connection
+        if answer.status_code == 404:  # it waits for a slot, or its request is on the way and ends with its connection
             task.cancel()
         await asyncio.wait({task}, timeout=CANCEL_TIMEOUT)
 
     async def close(self) -> None:
-        """Cancel what runs."""
+        """Cancel all running predictions and webhooks."""
         tasks = [task for _, task in self._running.values()] + list(self._webhooks)
         for task in tasks:
             task.cancel()
@@ -145,10 +145,10 @@ class Predictions:
             prediction.finish("failed", reason)
         del self._running[prediction.id]
         self._ended[prediction.id] = prediction
-        self._tell(prediction, "completed")
+        self._notify(prediction, "completed")
 
     async def _ask(self, prediction: Prediction) -> httpx.Response:
-        """Return the container's answer; where it has no free slot, ask again until it has."""
+        """Return the container's answer; while it has no free slot, ask again."""
         url = f"{self._container_url}/predictions/{prediction.id}"
         content = json.dumps({"input": prediction.input})
         prediction.kept_bytes = len(content)
@@ -156,7 +156,7 @@ class Predictions:
         while True:
             prediction.status, prediction.started = "processing", datetime.now(UTC)
             if attempt == 0:
-                self._tell(prediction, "start")
+                self._notify(prediction, "start")
             answer = await self._http.put(url, content=content, headers={"Content-Type": "application/json"})
             if answer.status_code not in NO_SLOT or time.monotonic() > deadline:
                 return answer
@@ -167,27 +167,27 @@ class Predictions:
     def _take(self, prediction: Prediction, answer: httpx.Response) -> None:
         """Put the container's answer into the prediction."""
         if answer.status_code == 422:
-            prediction.invalid_fields = [_invalid_field(one) for one in answer.json()["detail"]]
+            prediction.invalid_fields = [_invalid_field(detail) for detail in answer.json()["detail"]]
             prediction.finish("failed", problem(prediction.invalid_fields)["detail"])
             return
         if answer.status_code in NO_SLOT:
-            reason = f"the container took nothing in {QUEUE_TIMEOUT:g} s: {answer.json()['error']}"
+            reason = f"the container had no free slot for {QUEUE_TIMEOUT:g} s: {answer.json()['error']}"
             prediction.finish("failed", reason)
             return
         if answer.status_code != 200:
             prediction.finish("failed", f"the container answered HTTP {answer.status_code}: {answer.text}")
             return
-        told = answer.json()
-        prediction.output, prediction.logs = told.get("output"), told.get("logs", "")
-        prediction.metrics = told.get("metrics", {})
+        result = answer.json()
+        prediction.output, prediction.logs = result.get("output"), result.get("logs", "")
+        prediction.metrics = result.get("metrics", {})
         prediction.kept_bytes += len(answer.content)
         for event in ("output", "logs"):
-            if told.get(event):
-                self._tell(prediction, event)
-        prediction.finish(told["status"], told.get("error"))
+            if result.get(event):
+                self._notify(prediction, event)
+        prediction.finish(result["status"], result.get("error"))
 
-    def _tell(self, prediction: Prediction, event: str) -> None:
-        """Send the prediction, as it stands, to its webhook, once and behind what was sent before."""
+    def _notify(self, prediction: Prediction, event: str) -> None:
+        """Send the prediction, as it is now, to its webhook, once and after everything that was sent before."""
         if prediction.webhook is None or event not in prediction.events:
             return
         task = asyncio.create_task(self._deliver(prediction, prediction.webhook, json.dumps(prediction.body())))
@@ -206,6 +206,6 @@ class Predictions:
 
 
 def _invalid_field(detail: dict[str, Any]) -> dict[str, str]:
-    """Return one of the container's validation errors as Replicate words it."""
+    """Return one of the container's validation errors in Replicate's words."""
     place = [str(part) for part in detail["loc"] if part not in ("body", "__root__")]
     return {"type": detail["type"], "field": ".".join(place), "description": detail["msg"]}

@@ -1,15 +1,15 @@
-/** What vectors say of each other: how similar they are, and where they lie on a plane. */
+/** Vectors compared with each other: how similar they are, and where they lie on a plane. */
 import { PCA } from "ml-pca";
 
 /** Returns the cosine of each pair of vectors, [n][n]; of sign vectors it is 1 - 2 * Hamming distance / bits. */
 export function similarities(vectors) {
   const norms = vectors.map((vector) => Math.sqrt(dot(vector, vector)) || 1);
-  return vectors.map((one, i) => vectors.map((other, j) => dot(one, other) / (norms[i] * norms[j])));
+  return vectors.map((a, i) => vectors.map((b, j) => dot(a, b) / (norms[i] * norms[j])));
 }
 
-function dot(one, other) {
+function dot(a, b) {
   let sum = 0;
-  for (let i = 0; i < one.length; i++) sum += one[i] * other[i];
+  for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
   return sum;
 }
 

@@ -1,9 +1,9 @@
 /**
  * One control for each kind of input that a schema can describe. A control has
- *   element  what stands in the form
+ *   element  the element that stands in the form
  *   labelled the element that the label names
  *   read()   the value, or undefined when the input is not set
- *   target(item) the element that has the value, or the item of a list
+ *   target(item) the element that holds the value, or a list's item
  */
 import { element } from "./dom.js";
 import { TextList } from "./list.js";

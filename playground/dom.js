@@ -9,15 +9,15 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** Makes a button that copies what `text()` gives, and says that it did. */
+/** Makes a button that copies the result of `text()`, and shows whether that worked. */
 export function copyButton(label, text) {
   const button = element("button", { type: "button", class: "quiet", "aria-live": "polite" }, label);
   button.addEventListener("click", async () => {
-    const said = await navigator.clipboard.writeText(text()).then(
+    const result = await navigator.clipboard.writeText(text()).then(
       () => "Copied",
       () => "The browser refused to copy",
     );
-    button.textContent = said;
+    button.textContent = result;
     setTimeout(() => (button.textContent = label), 1500);
   });
   return button;

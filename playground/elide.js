@@ -1,4 +1,4 @@
-/** An answer as JSON that a person can read: what is long is cut, and how much was left out is said. */
+/** An answer as JSON that a person can read: long values are cut, with a note of how much was left out. */
 
 const CHARACTERS = 48;
 const ITEMS = 8;
@@ -9,8 +9,8 @@ export function elided(value, indent = "") {
   if (value === null || typeof value !== "object") return JSON.stringify(value);
   const inner = `${indent}  `;
   const nested = Array.isArray(value)
-    ? value.slice(0, ITEMS).map((one) => elided(one, inner))
-    : Object.entries(value).map(([name, one]) => `${JSON.stringify(name)}: ${elided(one, inner)}`);
+    ? value.slice(0, ITEMS).map((item) => elided(item, inner))
+    : Object.entries(value).map(([name, member]) => `${JSON.stringify(name)}: ${elided(member, inner)}`);
   const more = Array.isArray(value) && value.length > ITEMS;
   if (more) nested.push(`… ${(value.length - ITEMS).toLocaleString("en")} more`);
   const [open, close] = Array.isArray(value) ? "[]" : "{}";

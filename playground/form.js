@@ -7,7 +7,7 @@ export function formFor(openapi) {
   const schemas = openapi.components.schemas;
   const fields = Object.entries(schemas.Input.properties)
     .map(([name, property]) => [name, resolved(property, schemas)])
-    .sort(([, one], [, other]) => one["x-order"] - other["x-order"])
+    .sort(([, first], [, second]) => first["x-order"] - second["x-order"])
     .map(([name, property]) => fieldFor(name, property, schemas.Input.required?.includes(name)));
   const top = element("p", { class: "error", role: "alert", tabindex: -1, hidden: true });
   const run = element("button", { type: "submit" }, "Run");
@@ -25,7 +25,7 @@ export function formFor(openapi) {
   };
 }
 
-/** Follows the reference to a list of choices, which Cog keeps beside the inputs. */
+/** Follows the reference to a list of choices, which Cog keeps next to the inputs. */
 function resolved(property, schemas) {
   const [reference] = property.allOf ?? [];
   return reference ? { ...schemas[reference.$ref.split("/").pop()], ...property } : property;
@@ -75,7 +75,7 @@ function kindOf(property) {
   return property.type === "array" ? `list of ${property.items.type}s` : property.type;
 }
 
-/** Puts each problem at the field that it names, or at the form's top, and the focus on the first of them. */
+/** Shows each problem at the field that it names, or at the top of the form, and moves the focus to the first. */
 function show(problems, fields, top) {
   const elsewhere = problems.filter((problem) => !fields.some((field) => field.name === problem.field));
   top.textContent = elsewhere.map((problem) => problem.message).join("\n");

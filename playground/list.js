@@ -1,6 +1,6 @@
 import { element } from "./dom.js";
 
-/** The control for a list of texts: Enter adds one, and each line that is pasted becomes one. */
+/** The control for a list of texts: Enter adds a text, and each pasted line becomes a text. */
 export class TextList {
   constructor(name, property, attributes) {
     this.name = name;
@@ -8,7 +8,7 @@ export class TextList {
     this.rows = element("ol");
     const adder = element("button", { type: "button", class: "quiet", click: () => this.changed(this.add()) });
     adder.append("Add another");
-    const hint = element("span", { class: "help" }, "Enter adds one; pasted lines become one each.");
+    const hint = element("span", { class: "help" }, "Enter adds a text; each pasted line becomes a text.");
     const below = element("p", { class: "adder" }, adder, hint);
     this.element = element("div", { role: "group", ...attributes }, this.rows, below);
     this.labelled = this.element;
@@ -29,14 +29,14 @@ export class TextList {
     return [...this.rows.querySelectorAll("textarea")];
   }
 
-  /** Adds a text behind a row, or at the end. */
-  add(value = "", behind = this.rows.lastElementChild) {
+  /** Adds a text after a row, or at the end. */
+  add(value = "", previous = this.rows.lastElementChild) {
     const area = element("textarea", { rows: 1, keydown: (event) => this.onKey(event) });
     area.addEventListener("paste", (event) => this.onPaste(event));
     area.value = value;
     const remover = element("button", { type: "button", class: "quiet", click: () => this.remove(row) }, "×");
     const row = element("li", {}, area, remover);
-    if (behind) behind.after(row);
+    if (previous) previous.after(row);
     else this.rows.append(row);
     return area;
   }

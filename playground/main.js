@@ -48,7 +48,8 @@ function show(prediction, input, outputDtype, milliseconds) {
   const vectors = vectorsOf(output, outputDtype);
   const bits = outputDtype === "ubinary";
   const count = vectors.length === 1 ? "1 vector" : `${vectors.length.toLocaleString("en")} vectors`;
-  status.textContent = `${count} of ${vectors[0].length} ${bits ? "bits" : "numbers"} in ${milliseconds.toFixed(0)} ms.`;
+  const unit = bits ? "bits" : "numbers";
+  status.textContent = `${count} of ${vectors[0].length} ${unit} in ${milliseconds.toFixed(0)} ms.`;
   const pictures = element("div", { class: "pictures" });
   const json = element("pre", { tabindex: 0, "aria-label": "The output as JSON" }, elided(output));
   const jsonHead = element("div", { class: "head" }, element("h3", {}, "JSON"));
@@ -57,10 +58,11 @@ function show(prediction, input, outputDtype, milliseconds) {
   if (logs) answer.append(element("h3", {}, "Log"), element("pre", { tabindex: 0 }, logs));
   drawAtEveryWidth(pictures, (width) => picturesOf(vectors, texts, bits, width));
   const section = document.querySelector("#output");
-  if (section.getBoundingClientRect().top > innerHeight / 2) section.scrollIntoView(); // it is below the form on a phone
+  const isBelowForm = section.getBoundingClientRect().top > innerHeight / 2; // on a phone
+  if (isBelowForm) section.scrollIntoView();
 }
 
-/** What the prediction says of itself, a name and a value each. */
+/** The prediction's metrics, each with its name and its value. */
 function facts(values) {
   const pairs = Object.entries(values).map(([name, value]) => {
     const shown = typeof value === "number" ? value.toLocaleString("en", { maximumFractionDigits: 3 }) : String(value);

@@ -1,23 +1,23 @@
-/** Vectors as pictures: a strip of one vector's values; of several, how similar they are and where they lie. */
+/** Vectors as pictures: a strip of a single vector's values; for several, how similar they are and where they lie. */
 import * as Plot from "@observablehq/plot";
 import { plane, similarities } from "./compare.js";
 import { element } from "./dom.js";
 
-const MOST_TEXTS = 100; // of a larger answer the first are drawn: 10,000 cells are what a browser draws at ease
-const MOST_LABELS = 30; // more points than these are drawn without words
+const MAX_TEXTS = 100; // of a larger answer only the first texts are drawn: a browser draws 10,000 cells with ease
+const MAX_LABELS = 30; // more points than these are drawn without words
 const STRIP_WIDTH = 64;
-const INK_CHANGES = 0.6; // at this share of style.css's colours either ink has a contrast of 4.5
+const INK_CHANGES = 0.6; // at this share of style.css's colours both inks have a contrast of 4.5
 const FONT = { fontFamily: "inherit", fontSize: "12px", overflow: "visible" };
 
 /** Returns figures for an answer's vectors, `width` pixels wide. `bits` says that each value is a sign. */
 export function picturesOf(vectors, texts, bits, width) {
   if (vectors.length === 1) return [strip(vectors[0], bits, width)];
-  const drawn = vectors.slice(0, MOST_TEXTS);
+  const drawn = vectors.slice(0, MAX_TEXTS);
   const labels = drawn.map((_, position) => texts[position].replace(/\s+/g, " ").trim());
   const cosines = similarities(drawn);
   const figures = [heatMap(cosines, labels, bits, width), map(drawn, labels, width), table(cosines, labels)];
   if (drawn.length === vectors.length) return figures;
-  const note = `The pictures show the first ${MOST_TEXTS} of ${vectors.length.toLocaleString("en")} texts.`;
+  const note = `The pictures show the first ${MAX_TEXTS} of ${vectors.length.toLocaleString("en")} texts.`;
   return [element("p", { class: "help" }, note), ...figures];
 }
 
@@ -52,32 +52,32 @@ function heatMap(cosines, labels, bits, width) {
   const others = cells.filter(({ x, y }) => x !== y).map(({ value }) => value);
   const [low, high] = [Math.min(...others), Math.max(...others)];
   const share = ({ value }) => (high > low ? (value - low) / (high - low) : 1);
-  const ground = (one) => (one.x === one.y ? "var(--line)" : sequential(share(one)));
-  const ink = (one) => {
-    if (one.x === one.y) return "var(--ink)";
-    return share(one) > INK_CHANGES ? "var(--on-high)" : "var(--on-low)";
+  const ground = (cell) => (cell.x === cell.y ? "var(--line)" : sequential(share(cell)));
+  const ink = (cell) => {
+    if (cell.x === cell.y) return "var(--ink)";
+    return share(cell) > INK_CHANGES ? "var(--on-high)" : "var(--on-low)";
   };
   const measure = bits
-    ? "1 − 2 × differing bits / bits, from the Hamming distance of each two texts' bits: the cosine of their signs."
-    : "The cosine of each two texts' vectors.";
+    ? "1 − 2 × differing bits / bits, from the Hamming distance of each pair of texts: the cosine of their signs."
+    : "The cosine of each pair of vectors.";
   const explanation = `${measure} A text's similarity to itself is 1 and has no colour.`;
   return figure("Similarity", explanation, legend(low, high, sequential), grid(cells, labels, ground, ink, width));
 }
 
-/** Cells with the texts before the rows and the values within, as far as there is room. */
+/** Cells, with the texts before the rows and the values in the cells if there is room. */
 function grid(cells, labels, ground, ink, width) {
   const count = labels.length;
   const words = Math.round(Math.min(width * 0.38, 260));
   const marginLeft = (width - words) / count >= 11 ? words : 0; // lower rows leave no room for words
-  const cell = Math.min(58, (width - marginLeft) / count);
-  const marginTop = cell >= 16 ? 24 : 0;
+  const side = Math.min(58, (width - marginLeft) / count);
+  const marginTop = side >= 16 ? 24 : 0;
   const place = { x: "x", y: "y" };
   const written = { text: ({ value }) => value.toFixed(2), fill: ink, pointerEvents: "none" };
   const named = (position) => shortened(`${position}  ${labels[position]}`, marginLeft - 8);
   const rows = { tickFormat: named, textAnchor: "start", tickSize: 0, tickPadding: 0, dx: -marginLeft, label: null };
   return drawing("Heat map of the similarities, which stand in the table below", {
-    width: marginLeft + cell * count,
-    height: Math.min(cell, marginLeft > 0 ? 40 : 7) * count + marginTop,
+    width: marginLeft + side * count,
+    height: Math.min(side, marginLeft > 0 ? 40 : 7) * count + marginTop,
     marginLeft,
     marginTop,
     marginRight: 0,
@@ -86,8 +86,8 @@ function grid(cells, labels, ground, ink, width) {
     x: { type: "band", axis: null },
     y: { type: "band", axis: null },
     marks: [
-      Plot.cell(cells, { ...place, fill: ground, title: (one) => titleOf(one, labels) }),
-      cell >= 34 ? Plot.text(cells, { ...place, ...written }) : null,
+      Plot.cell(cells, { ...place, fill: ground, title: (cell) => titleOf(cell, labels) }),
+      side >= 34 ? Plot.text(cells, { ...place, ...written }) : null,
       marginTop > 0 ? Plot.axisX({ anchor: "top", tickSize: 0, label: null }) : null,
       marginLeft > 0 ? Plot.axisY(rows) : null,
     ],
@@ -106,7 +106,7 @@ function map(vectors, labels, width) {
     position,
     label: `${position}  ${labels[position]}`,
   }));
-  const few = points.length <= MOST_LABELS;
+  const few = points.length <= MAX_LABELS;
   const place = { x: "x", y: "y" };
   const svg = drawing("Map of the texts by their vectors' first two principal components", {
     width,
@@ -130,7 +130,7 @@ function map(vectors, labels, width) {
   return figure("Map", explanation, svg);
 }
 
-/** Returns places scaled alike in both directions to fit into a frame. */
+/** Returns places scaled equally in both directions to fit into a frame. */
 function placed(places, width, height) {
   const [xs, ys] = [0, 1].map((axis) => places.map((place) => place[axis]));
   const [left, right, bottom, top] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
@@ -141,7 +141,7 @@ function placed(places, width, height) {
   ]);
 }
 
-/** Words beside the points, each where it covers no other; a point that leaves no room has its number only. */
+/** Labels next to the points, where they cover nothing else; a point without room for a label has only its number. */
 function labelMarks(points, labels, width, height) {
   const taken = points.map(({ x, y }) => ({ left: x - 10, right: x + 10, top: y - 10, bottom: y + 10 }));
   const free = ({ left, right, top, bottom }) =>
@@ -149,7 +149,7 @@ function labelMarks(points, labels, width, height) {
     right <= width - 4 &&
     top >= 4 &&
     bottom <= height - 4 &&
-    taken.every((one) => one.right < left || one.left > right || one.bottom < top || one.top > bottom);
+    taken.every((box) => box.right < left || box.left > right || box.bottom < top || box.top > bottom);
   return points.map(({ x, y, position }) => {
     const text = shortened(labels[position], width * 0.36);
     const wide = widthOf(text);
@@ -185,7 +185,7 @@ function shortened(text, width) {
   return `${text.slice(0, end).trimEnd()}…`;
 }
 
-/** One vector's values in their order, STRIP_WIDTH to a line. */
+/** A vector's values in their order, STRIP_WIDTH to a line. */
 function strip(vector, bits, width) {
   const largest = Math.max(...vector.map(Math.abs)) || 1;
   const cells = vector.map((value, i) => ({ x: i % STRIP_WIDTH, y: Math.floor(i / STRIP_WIDTH), value, i }));

@@ -1,9 +1,9 @@
-/** One prediction through Replicate's HTTP API, and what is wrong where it was refused. */
+/** A prediction through Replicate's HTTP API, or the reasons why it was refused. */
 
 export const MODEL = "your-name/embeddinggemma-300m";
 export const API = new URL("v1", document.baseURI).href;
 
-/** The request was refused; `problems` are {field, item, message}, without a field where none is to blame. */
+/** The request was refused; `problems` are {field, item, message}, without a field if no field is at fault. */
 export class Refusal extends Error {
   constructor(problems) {
     super(problems.map((problem) => problem.message).join("\n"));
@@ -37,13 +37,13 @@ async function answer(url, options) {
 
 const statusOf = (response) => `The server answered ${response.status} ${response.statusText}.`;
 
-/** Reads one of Replicate's refused inputs, whose field is `input.task` or `input.texts.2`. */
+/** Reads an input that Replicate's API refused; its field is like `input.task` or `input.texts.2`. */
 function problemOfField({ field: path, description }) {
   const [, field, item] = path.split(".");
   return { field, item: item && Number(item), message: `${path.replace("input.", "")}: ${description}` };
 }
 
-/** Reads a message of the container's. The server puts words before it; its first own word names the input. */
+/** Reads a message of the container. The server puts a prefix before it; its own first word names the input. */
 function problemOf(error) {
   const message = error.replace(/^(?:[\w ]+: )*?\w+Error: /, "");
   const [, field, item] = message.match(/^(\w+)(?:\[(\d+)\])?/) ?? [];

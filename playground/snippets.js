@@ -21,7 +21,7 @@ print(output)
 
 function pythonLiteral(value) {
   if (typeof value === "boolean") return value ? "True" : "False";
-  return JSON.stringify(value, null, 4).replaceAll("\n", "\n        "); // JSON's other literals are Python's, too
+  return JSON.stringify(value, null, 4).replaceAll("\n", "\n        "); // JSON's other literals are the same in Python
 }
 
 function javascript(input) {

@@ -20,16 +20,17 @@ _ENVIRONMENT = PROJECT / ".venv"
 _PYTHON = _ENVIRONMENT / "bin" / "python"
 
 
-def enter(*extras: str) -> None:
-    """Return when the running Python has what the script needs; else prepare .venv and start the script again in it.
+def enter(*extras: str, runs: tuple[str, ...] = ()) -> None:
+    """Return if the running Python has what the script needs; else prepare .venv and start the script again in it.
 
     extras: requirements files that the script needs besides requirements-dev.txt.
+    runs: packages that it does not import, but starts by `python -m`.
     """
     if sys.version_info[:2] not in _PYTHONS:
-        accepted = ", ".join(".".join(map(str, version)) for version in _PYTHONS)
-        sys.exit(f"Python {accepted} are accepted; {sys.executable} is {sys.version.split()[0]}")
+        supported = ", ".join(".".join(map(str, version)) for version in _PYTHONS)
+        sys.exit(f"Python {supported} are supported; {sys.executable} is {sys.version.split()[0]}")
     if os.environ.get("EMBEDDINGGEMMA_ENVIRONMENT") == "none":
-        _check_running_python()
+        _check_running_python(runs)
         return
     for requirements in ("requirements-dev.txt", *extras):
         _install(PROJECT / requirements)
@@ -37,26 +38,26 @@ def enter(*extras: str) -> None:
         os.execv(_PYTHON, [str(_PYTHON), *sys.argv])  # noqa: S606
 
 
-def _check_running_python() -> None:
+def _check_running_python(runs: tuple[str, ...]) -> None:
     script = Path(sys.argv[0]).resolve()
-    if missing := missing_packages(script):
+    if missing := missing_packages(script, runs):
         sys.exit(
             f"scripts/{script.name} needs {', '.join(missing)}, which {sys.executable} does not have; install them, or "
-            "leave EMBEDDINGGEMMA_ENVIRONMENT unset, so that .venv is made with all of them"
+            "leave EMBEDDINGGEMMA_ENVIRONMENT unset: .venv is then made with all of them"
         )
 
 
 def _install(requirements: Path) -> None:
-    """Install what a requirements file lists, unless it was installed as it stands."""
+    """Install the packages of a requirements file, unless this version of the file is installed already."""
     name = "-".join(requirements.relative_to(PROJECT).with_suffix("").parts)
     stamp = _ENVIRONMENT / f"{name}.sha256"
     wanted = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return
     print(f"preparing {_ENVIRONMENT} (a few minutes the first time) ...", file=sys.stderr, flush=True)
-    if not any(_ENVIRONMENT.glob("*.sha256")):  # nothing was ever installed to its end
+    if not any(_ENVIRONMENT.glob("*.sha256")):  # no installation has ever finished
         venv.create(_ENVIRONMENT, with_pip=True, clear=True)
     install = [str(_PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "-r", str(requirements)]
     if subprocess.run(install, stdout=sys.stderr, check=False).returncode != 0:
-        sys.exit(f"the packages of {requirements.name} could not be installed; pip says why above")
+        sys.exit(f"the packages of {requirements.name} could not be installed; pip's message is above")
     stamp.write_text(wanted)

@@ -1,4 +1,4 @@
-"""What the tests run against: the reference models, and the real server with the small one."""
+"""Fixtures that all tests share: the reference models, and the real server with the small model."""
 
 import shutil
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ SLOTS = 256  # of the image
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the promises at full length, not sampled")
-    parser.addoption("--faults-page", type=Path, help="write what came of the faults of downloads to this file")
-    parser.addoption("--evidence", type=Path, help="write what the promises' tests measured to this file, as JSON")
+    parser.addoption("--faults-page", type=Path, help="write the outcomes of the download faults to this file")
+    parser.addoption("--evidence", type=Path, help="write the results of the promises' tests to this file, as JSON")
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +41,7 @@ def small_model() -> Path:
 
 @pytest.fixture(scope="session", params=["small", pytest.param("full", marks=pytest.mark.slow)])
 def model(request: pytest.FixtureRequest) -> Path:
-    """Either reference model: what holds for one has to hold for both."""
+    """Each reference model in turn: a test must hold for both."""
     return reference_model(request.param)
 
 
@@ -84,7 +84,7 @@ def file_server() -> Iterator[FaultyServer]:
 
 @pytest.fixture
 def no_pget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PATH without pget; what a test puts into the folder bin is on it."""
+    """A PATH without pget; it is the folder `bin`, into which a test can put programs."""
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
 
 
@@ -104,7 +104,7 @@ def replicate_model(gateway: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """The folder in which Node.js finds what tools/package.json pins."""
+    """The folder in which Node.js finds the packages of tools/package.json."""
     return browser_module.node_modules()
 
 

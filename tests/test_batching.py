@@ -1,4 +1,4 @@
-"""How requests become batches. The encoder here is a stand-in that records its batches: what is tested is the queue."""
+"""How requests become batches. The encoder is a stand-in that records its batches, because the queue is tested here."""
 
 import asyncio
 import ctypes
@@ -20,15 +20,15 @@ FATAL = 667
 
 
 class RecordingEncoder:
-    """Gives each text its first token id as its vector, and can be held up until the test lets it go on."""
+    """Gives each text its first token id as its vector, and waits while the test holds it."""
 
     def __init__(self, memory: int = 1_000_000) -> None:
-        """Have memory for so many tokens at a time."""
+        """Have memory for this many tokens at a time."""
         self.memory = memory
         self.batches: list[list[list[int]]] = []
         self.entered = threading.Semaphore(0)
-        self.may_go_on = threading.Event()
-        self.may_go_on.set()
+        self.may_continue = threading.Event()
+        self.may_continue.set()
         self.thread = ThreadPoolExecutor(max_workers=1)
 
     def submit(self, token_ids: Texts) -> Future[Float32Array]:
@@ -37,7 +37,7 @@ class RecordingEncoder:
     def _encode(self, token_ids: Texts) -> Float32Array:
         self.batches.append([list(ids) for ids in token_ids])
         self.entered.release()
-        self.may_go_on.wait(600)
+        self.may_continue.wait(600)
         if sum(map(len, token_ids)) > self.memory:
             raise BatchTooLargeError(f"there is memory for {self.memory} tokens")
         if any(FATAL in ids for ids in token_ids):
@@ -72,15 +72,15 @@ async def _vectors(batcher: Batcher, *texts: list[int]) -> list[float]:
 
 
 async def _hold(encoder: RecordingEncoder, batcher: Batcher) -> asyncio.Task[list[float]]:
-    """Start a request whose forward pass goes on until `encoder.may_go_on` is set."""
-    encoder.may_go_on.clear()
+    """Start a request whose forward pass waits until `encoder.may_continue` is set."""
+    encoder.may_continue.clear()
     held = asyncio.create_task(_vectors(batcher, _text(99, 1)))
     await asyncio.to_thread(encoder.entered.acquire)
     return held
 
 
 async def _waiting(*requests: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:
-    """Queue requests in this order, behind the one that is held up."""
+    """Queue requests in this order, behind the request that is held."""
     tasks = [asyncio.create_task(request) for request in requests]
     await asyncio.sleep(0)
     return tasks
@@ -93,11 +93,11 @@ def test_a_lone_request_is_encoded_at_once() -> None:
     assert _run(test).batches == [[_text(5, 3)]]
 
 
-def test_what_arrives_during_a_forward_pass_shares_the_next() -> None:
+def test_requests_during_a_forward_pass_share_the_next() -> None:
     async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
         held = await _hold(encoder, batcher)
         waiting = await _waiting(*(_vectors(batcher, _text(i, 10)) for i in range(8)))
-        encoder.may_go_on.set()
+        encoder.may_continue.set()
         assert await asyncio.gather(*waiting) == [[float(i)] for i in range(8)]
         await held
 
@@ -133,7 +133,7 @@ def test_a_giant_request_does_not_starve_a_small_one() -> None:
     async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
         held = await _hold(encoder, batcher)
         giant, small = await _waiting(_vectors(batcher, *([_text(1, 100)] * 30)), _vectors(batcher, _text(2, 5)))
-        encoder.may_go_on.set()
+        encoder.may_continue.set()
         assert await small == [2]
         assert not giant.done()
         assert len(await giant) == 30
@@ -143,7 +143,7 @@ def test_a_giant_request_does_not_starve_a_small_one() -> None:
     assert _text(2, 5) in [ids for batch in encoder.batches[:3] for ids in batch]
 
 
-def test_a_large_text_is_not_passed_over_for_ever_by_small_ones() -> None:
+def test_small_texts_do_not_keep_a_large_text_waiting_forever() -> None:
     async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
         held = await _hold(encoder, batcher)
         waiting = await _waiting(
@@ -151,7 +151,7 @@ def test_a_large_text_is_not_passed_over_for_ever_by_small_ones() -> None:
             _vectors(batcher, _text(2, 90)),
             *(_vectors(batcher, *[_text(3, 30)] * 10) for _ in range(5)),
         )
-        encoder.may_go_on.set()
+        encoder.may_continue.set()
         await asyncio.gather(held, *waiting)
 
     encoder = _run(test)
@@ -164,7 +164,7 @@ def test_a_cancelled_request_costs_no_forward_pass() -> None:
         cancelled, kept = await _waiting(_vectors(batcher, *[_text(7, 10)] * 40), _vectors(batcher, _text(8, 10)))
         cancelled.cancel()
         await asyncio.sleep(0)
-        encoder.may_go_on.set()
+        encoder.may_continue.set()
         assert await kept == [8]
         await held
         assert cancelled.cancelled()
@@ -174,18 +174,18 @@ def test_a_cancelled_request_costs_no_forward_pass() -> None:
 
 def test_cancelling_half_way_leaves_the_rest_unencoded() -> None:
     async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
-        encoder.may_go_on.clear()
+        encoder.may_continue.clear()
         [giant] = await _waiting(_vectors(batcher, *[_text(7, 100)] * 40))
         await asyncio.to_thread(encoder.entered.acquire)
         giant.cancel()
         await asyncio.sleep(0)
-        encoder.may_go_on.set()
+        encoder.may_continue.set()
         assert await _vectors(batcher, _text(8, 10)) == [8]
 
     assert len(_run(test).batches) == 2
 
 
-def test_a_poisoned_text_fails_its_own_request_alone() -> None:
+def test_a_poisoned_text_fails_only_its_own_request() -> None:
     async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
         held = await _hold(encoder, batcher)
         waiting = await _waiting(
@@ -193,7 +193,7 @@ def test_a_poisoned_text_fails_its_own_request_alone() -> None:
             _vectors(batcher, _text(3, 5), [POISON], *[_text(3, 100)] * 5),
             _vectors(batcher, _text(4, 5)),
         )
-        encoder.may_go_on.set()
+        encoder.may_continue.set()
         answers = await asyncio.gather(held, *waiting, return_exceptions=True)
         assert answers[1] == [1, 2]
         assert isinstance(answers[2], RuntimeError)
@@ -204,14 +204,14 @@ def test_a_poisoned_text_fails_its_own_request_alone() -> None:
     assert not any(_text(3, 100) in batch for batch in encoder.batches)
 
 
-def test_a_batch_without_memory_is_tried_in_halves() -> None:
+def test_a_batch_too_large_for_the_memory_is_tried_in_halves() -> None:
     async def test(_: RecordingEncoder, batcher: Batcher) -> None:
         assert await _vectors(batcher, *(_text(i, 10) for i in range(10))) == list(range(10))
 
     assert [len(batch) for batch in _run(test, memory=30).batches] == [10, 5, 2, 3, 5, 2, 3]
 
 
-def test_a_text_without_memory_fails_its_own_request_alone_and_says_why() -> None:
+def test_a_text_too_large_for_the_memory_fails_only_its_own_request_and_says_why() -> None:
     async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
         held = await _hold(encoder, batcher)
         waiting = await _waiting(
@@ -219,7 +219,7 @@ def test_a_text_without_memory_fails_its_own_request_alone_and_says_why() -> Non
             _vectors(batcher, _text(3, 10), _text(3, 50), *[_text(3, 90)] * 5),
             _vectors(batcher, _text(4, 10)),
         )
-        encoder.may_go_on.set()
+        encoder.may_continue.set()
         answers = await asyncio.gather(held, *waiting, return_exceptions=True)
         assert [answers[0], answers[1], answers[3]] == [[99], [1, 2], [4]]
         assert isinstance(answers[2], BatchTooLargeError)
@@ -230,20 +230,20 @@ def test_a_text_without_memory_fails_its_own_request_alone_and_says_why() -> Non
     assert not any(_text(3, 90) in batch for batch in encoder.batches)
 
 
-def test_nothing_is_tried_again_for_a_request_that_was_cancelled() -> None:
+def test_a_cancelled_request_is_not_tried_again() -> None:
     async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
-        encoder.may_go_on.clear()
+        encoder.may_continue.clear()
         cancelled, kept = await _waiting(_vectors(batcher, *[_text(7, 10)] * 4), _vectors(batcher, _text(8, 10)))
         await asyncio.to_thread(encoder.entered.acquire)
         cancelled.cancel()
         await asyncio.sleep(0)
-        encoder.may_go_on.set()
+        encoder.may_continue.set()
         assert await kept == [8]
 
     assert _run(test, memory=30).batches[1:] == [[_text(8, 10)]]
 
 
-def test_a_broken_encoder_fails_what_waits_and_what_comes_and_the_check() -> None:
+def test_a_broken_encoder_fails_waiting_requests_and_later_requests_and_the_check() -> None:
     async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
         batcher.check()
         held = await _hold(encoder, batcher)
@@ -252,7 +252,7 @@ def test_a_broken_encoder_fails_what_waits_and_what_comes_and_the_check() -> Non
             _vectors(batcher, [FATAL]),
             *(_vectors(batcher, _text(2, 90)) for _ in range(5)),
         )
-        encoder.may_go_on.set()
+        encoder.may_continue.set()
         assert await held == [99]
         for answer in await asyncio.gather(*waiting, return_exceptions=True):
             assert isinstance(answer, BrokenEncoderError)
@@ -264,7 +264,7 @@ def test_a_broken_encoder_fails_what_waits_and_what_comes_and_the_check() -> Non
     assert len(_run(test).batches) == 2
 
 
-def test_a_batcher_that_ended_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_batcher_that_ended_leaves_no_request_waiting(caplog: pytest.LogCaptureFixture) -> None:
     async def test(_: RecordingEncoder, batcher: Batcher) -> None:
         def fewer_vectors(token_ids: Texts) -> Future[Float32Array]:
             future: Future[Float32Array] = Future()
@@ -284,7 +284,7 @@ def test_a_batcher_that_ended_leaves_nobody_waiting(caplog: pytest.LogCaptureFix
     assert "unhealthy: the batcher has ended" in caplog.text
 
 
-def test_an_encoder_thread_that_died_leaves_nobody_waiting() -> None:
+def test_an_encoder_thread_that_died_leaves_no_request_waiting() -> None:
     async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
         assert await _vectors(batcher, _text(1, 1)) == [1]
         thread = await asyncio.wrap_future(encoder.thread.submit(threading.current_thread))
@@ -296,11 +296,11 @@ def test_an_encoder_thread_that_died_leaves_nobody_waiting() -> None:
     _run(test)
 
 
-def test_the_result_says_where_its_time_went() -> None:
+def test_the_result_says_how_its_time_was_spent() -> None:
     async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
         held = await _hold(encoder, batcher)
         first, _second = await _waiting(batcher.encode([_text(1, 5)] * 3), batcher.encode([_text(2, 5)]))
-        encoder.may_go_on.set()
+        encoder.may_continue.set()
         encoded = await first
         await held
         assert encoded.queue_ms > 0
@@ -310,7 +310,7 @@ def test_the_result_says_where_its_time_went() -> None:
     _run(test)
 
 
-def test_batches_hold_like_lengths_up_to_the_budget() -> None:
+def test_batches_hold_similar_lengths_up_to_the_budget() -> None:
     lengths = [5, 900, 3, 2048, 4, 500, 700]
     batches = token_batches(lengths, 1000)
     assert [[lengths[position] for position in batch] for batch in batches] == [[3, 4, 5, 500], [700], [900], [2048]]

@@ -1,4 +1,4 @@
-"""`python -m embeddinggemma.check`: it says yes to right vectors, and no to wrong ones, by its exit status too."""
+"""`python -m embeddinggemma.check` accepts right vectors and refuses wrong vectors, by its exit status too."""
 
 import re
 import sys
@@ -24,7 +24,7 @@ def loaded_reference(small_model: Path) -> SentenceTransformersModel:
 def as_a_program(
     loaded_reference: SentenceTransformersModel, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Let main() see the small model and no arguments, load the reference once, and measure each speed once."""
+    """Give main() the small model and no arguments; load the reference once, and measure each speed once."""
     monkeypatch.setattr(reference, "load_on_cpu", lambda _: loaded_reference)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -34,7 +34,7 @@ def as_a_program(
 
 
 @pytest.mark.usefixtures("as_a_program")
-def test_it_says_what_runs_that_it_is_right_and_how_fast(capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_prints_the_runtime_the_comparison_and_the_speed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         check.main()
     assert ended.value.code == 0
@@ -47,7 +47,7 @@ def test_it_says_what_runs_that_it_is_right_and_how_fast(capsys: pytest.CaptureF
 
 
 @pytest.mark.usefixtures("as_a_program")
-def test_wrong_vectors_end_it_with_a_status_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_vectors_are_an_error_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     encode = Embedder.encode
     monkeypatch.setattr(Embedder, "encode", lambda embedder, ids: encode(embedder, ids) + 1)
     monkeypatch.setattr(check, "speed_lines", lambda _: [])
@@ -61,7 +61,7 @@ def test_a_cosine_that_is_not_a_number_is_wrong() -> None:
 
 
 def test_on_googles_weights_the_published_figures_are_compared(embedder: Embedder) -> None:
-    """The reference model's vectors mean nothing, so that every published figure has to be missed."""
+    """The reference model's vectors mean nothing, so every published figure must be missed."""
     assert len(list(check.similarities_off(embedder))) >= 3
     assert len(list(check.known_vectors_off(embedder))) == 2
 
@@ -72,7 +72,7 @@ def test_a_right_similarity_is_accepted(embedder: Embedder, monkeypatch: pytest.
     assert list(check.similarities_off(embedder)) == []
 
 
-def test_the_limit_is_each_product_of_the_forward_pass_once(
+def test_the_limit_computes_each_product_of_the_forward_pass_once(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []

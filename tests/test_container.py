@@ -1,11 +1,13 @@
-"""cog.yaml and the requirements: what can be checked of the image without building it."""
+"""cog.yaml and the requirements: checks of the image that do not need to build it."""
 
 import re
+import subprocess
 from typing import Any
 
 import yaml
 
 from tools import PROJECT
+from tools.imports import file_of, imports
 
 
 def _pins(name: str) -> dict[str, str]:
@@ -28,6 +30,31 @@ def test_the_image_is_a_gpu_image_of_the_pinned_parts() -> None:
     assert build["sdk_version"] == _pins("requirements-dev.txt")["cog"] == _pins("requirements-dev.txt")["coglet"]
 
 
+def test_the_image_holds_the_predictor_the_package_and_the_manifest_and_nothing_else_of_ours() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, check=True, capture_output=True, text=True)
+    excluded = [line for line in (PROJECT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    copied = {file for file in listed.stdout.splitlines() if not any(_lies_in(file, name) for name in excluded)}
+    package = {file for file in copied if file.startswith("embeddinggemma/")}
+    assert copied - package == {
+        *("predict.py", "weights_manifest.json"),
+        *(".dockerignore", ".gitignore", "LICENSE", "cog.yaml", "requirements.txt"),  # what it is made from
+    }
+    assert {"embeddinggemma/check.py", "embeddinggemma/known_vectors.json", "embeddinggemma/engine/model.py"} <= package
+    assert not any(file.startswith("embeddinggemma/corpus/") for file in package)
+
+
+def _lies_in(file: str, name: str) -> bool:
+    """Return whether a file is the one of this name, or lies in the folder of this name."""
+    return file == name or file.startswith(f"{name}/")
+
+
+def test_nothing_in_the_image_imports_what_is_not_in_it() -> None:
+    inside = [PROJECT / "predict.py", *(PROJECT / "embeddinggemma").rglob("*.py")]
+    inside = [file for file in inside if "corpus" not in file.parts]
+    used = {file_of(found.module) for file in inside for found in imports(file)} - {None}
+    assert used <= set(inside)
+
+
 def test_pget_is_pinned_and_checked() -> None:
     [command] = _build()["run"]
     assert "releases/download/v0.11.0/" in command
@@ -43,13 +70,13 @@ def test_every_requirement_is_pinned_with_its_reason() -> None:
             assert re.search(r"\s# .{10,}", line), f"{line} has no reason"
 
 
-def test_the_local_environment_has_the_images_packages_but_for_torch() -> None:
+def test_the_local_environment_has_the_images_packages_except_torch() -> None:
     image, local = _pins("requirements.txt"), _pins("requirements-dev.txt")
-    assert image.pop("torch") == "2.11.0"  # the newest that has a CUDA base image in Cog
+    assert image.pop("torch") == "2.11.0"  # the newest version for which Cog has a CUDA base image
     assert image.items() <= local.items()
 
 
-def test_the_examples_packages_are_those_of_the_local_environment_where_both_name_one() -> None:
+def test_a_package_of_the_examples_and_the_local_environment_has_the_same_version_in_both() -> None:
     examples, local = _pins("examples/requirements.txt"), _pins("requirements-dev.txt")
     assert {name: local[name] for name in examples.keys() & local} == {
         name: examples[name] for name in examples.keys() & local

@@ -1,4 +1,4 @@
-"""The same request gives the same bytes: after a restart, and in whatever company its texts are encoded."""
+"""The same request gives the same bytes, no matter which other texts are encoded with it."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +25,9 @@ def test_the_log_says_what_the_bytes_depend_on(server: RunningServer) -> None:
         assert f'\\"{name}\\"' in line
 
 
-def test_company_changes_no_bit_of_a_servers_answer(server: RunningServer) -> None:
+def test_other_requests_change_no_bit_of_a_servers_answer(server: RunningServer) -> None:
     if not onednn_works(torch.float32):
-        pytest.skip("only oneDNN's products are the same in any company")
+        pytest.skip("only oneDNN's products are the same in every batch")
     alone = [_embedding(server, text) for text in TEXTS]
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda text: _embedding(server, text), TEXTS * 20))
@@ -39,13 +39,13 @@ def encoder(model: Path) -> Encoder:
     return load_encoder(model)
 
 
-def test_company_changes_no_bit_of_a_vector(encoder: Encoder) -> None:
+def test_other_texts_change_no_bit_of_a_vector(encoder: Encoder) -> None:
     if not onednn_works(torch.float32):
-        pytest.skip("only oneDNN's products are the same in any company")
+        pytest.skip("only oneDNN's products are the same in every batch")
     numbers = random.Random(0)  # noqa: S311
     texts = [[2, *(numbers.randrange(3, 262_144) for _ in range(length - 2)), 1] for length in LENGTHS]
     alone = [encoder.encode([text]).tobytes() for text in texts]
     for _ in range(5):
         batch = numbers.choices(range(12), k=40) + numbers.choices(range(len(texts)), k=3)
-        together = encoder.encode([texts[one] for one in batch])
-        assert [vector.tobytes() for vector in together] == [alone[one] for one in batch]
+        together = encoder.encode([texts[position] for position in batch])
+        assert [vector.tobytes() for vector in together] == [alone[position] for position in batch]

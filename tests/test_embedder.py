@@ -24,14 +24,14 @@ TEXTS = ["Mars is red.", "Venus is hot. " * 20, "木星は大きい。"]
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_vectors_are_the_containers(embedder: Embedder, server: RunningServer, task: str) -> None:
+def test_the_library_gives_the_containers_vectors(embedder: Embedder, server: RunningServer, task: str) -> None:
     ours = embedder.embed(TEXTS, task=task)
     assert ours.shape == (3, 768)
     assert ours.dtype == np.float32
     assert np.abs(ours - server.embed(TEXTS, task)).max() < 1e-5
 
 
-def test_a_title_and_a_dimension_are_the_containers_too(embedder: Embedder, server: RunningServer) -> None:
+def test_a_title_and_a_dimension_give_the_containers_vectors_too(embedder: Embedder, server: RunningServer) -> None:
     ours = embedder.embed(TEXTS, title="Planets", dimension=128, normalize=False)
     theirs = server.vectors(texts=TEXTS, title="Planets", embedding_dim=128, normalize=False)
     assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
@@ -70,21 +70,21 @@ def test_any_number_of_texts_come_back_in_order(embedder: Embedder) -> None:
         ({"texts": ["a"], "dtype": "int4"}, "dtype is 'int4'; it must be one of float32"),
     ],
 )
-def test_what_cannot_be_embedded_is_refused_by_name(
+def test_wrong_texts_and_options_are_refused_by_name(
     embedder: Embedder, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         embedder.embed(**arguments)
 
 
-def test_what_runs_is_told(embedder: Embedder) -> None:
+def test_the_runtime_is_reported(embedder: Embedder) -> None:
     runtime = embedder.runtime()
     assert runtime["model"] == "reference/embeddinggemma-small"
     assert runtime["tokens_per_batch"] == 2048
     json.dumps(runtime)
 
 
-def test_the_settings_tokens_per_batch_is_used(variables: dict[str, str]) -> None:
+def test_the_tokens_per_batch_of_the_settings_are_used(variables: dict[str, str]) -> None:
     embedder = Embedder.load(Settings.from_environment(variables | {"EMBEDDINGGEMMA_TOKENS_PER_BATCH": "64"}))
     assert embedder.tokens_per_batch == 64
     assert embedder.embed(TEXTS * 20).shape == (60, 768)
@@ -141,7 +141,7 @@ def unpinned(small_model: Path, tmp_path: Path) -> dict[str, str]:
     return warm_cache(model, tmp_path / "cache")
 
 
-def test_a_manifest_that_pins_too_little_is_refused_by_the_library(unpinned: dict[str, str]) -> None:
+def test_a_manifest_that_pins_too_few_files_is_refused_by_the_library(unpinned: dict[str, str]) -> None:
     with pytest.raises(ManifestError, match=r"does not pin 1_Pooling/config\.json"):
         Embedder.load(Settings.from_environment(unpinned))
 
@@ -159,7 +159,7 @@ def test_a_manifest_that_pins_too_little_is_refused_by_the_library(unpinned: dic
         )
     ],
 )
-def test_a_manifest_that_pins_too_little_is_refused_by_every_script(
+def test_a_manifest_that_pins_too_few_files_is_refused_by_every_script(
     unpinned: dict[str, str], tmp_path: Path, command: list[str]
 ) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "one"}\n')

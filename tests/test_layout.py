@@ -1,4 +1,4 @@
-"""The house keeps its shape: which folder may import which, and that what is shared stands once."""
+"""The project keeps its layout: which folder may import which, and that shared code is defined once."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ TESTS = PROJECT / "tests"
 
 
 def _folder(file: Path) -> str:
-    """Return the folder that a file belongs to; all tests are one, and so are predict.py and what is beside it."""
+    """Return the folder that a file belongs to: `tests` for all tests, an empty name for the project's own folder."""
     parts = file.relative_to(PROJECT).parts[:-1]
     return "tests" if parts[:1] == ("tests",) else "/".join(parts)
 
@@ -65,7 +65,7 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         ("", {"embeddinggemma", "embeddinggemma/engine", "embeddinggemma/weights"}),
     ],
 )
-def test_what_is_in_the_image_or_is_given_away_needs_no_other_folder(folder: str, allowed: set[str]) -> None:
+def test_the_image_and_the_examples_need_no_other_folder(folder: str, allowed: set[str]) -> None:
     assert {used for user, used in FOLDERS if user == folder} <= allowed
 
 
@@ -86,7 +86,7 @@ def test_scripts_holds_executables_only() -> None:
 
 
 @pytest.mark.parametrize("name", ["PROJECT", "until_taken", "Client", "warm_cache", "check_choice", "Embedder"])
-def test_what_is_shared_is_defined_once(name: str) -> None:
+def test_shared_code_is_defined_once(name: str) -> None:
     defined = Counter(file for file in FILES for node in ast.parse(file.read_text()).body if name in _defines(node))
     assert defined.total() == 1, defined
 
@@ -99,11 +99,11 @@ def _defines(node: ast.stmt) -> list[str]:
     return []
 
 
-def test_only_the_library_leads_from_settings_to_a_loaded_model() -> None:
+def test_only_the_library_loads_an_encoder() -> None:
     loads = re.compile(r"\bload_encoder\(")
     users = {str(file.relative_to(PROJECT)) for file in FILES if loads.search(file.read_text())}
-    of_the_encoder = {name for name in users if name.startswith("tests/")}  # they test it
-    assert users - of_the_encoder == {"embeddinggemma/embedder.py", "embeddinggemma/engine/encoder.py"}
+    encoder_tests = {name for name in users if name.startswith("tests/")}
+    assert users - encoder_tests == {"embeddinggemma/embedder.py", "embeddinggemma/engine/encoder.py"}
 
 
 def test_missing_packages_are_found_without_importing_anything(tmp_path: Path) -> None:

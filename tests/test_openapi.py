@@ -40,11 +40,11 @@ def test_every_argument_is_a_literal_that_the_static_parser_reads(name: str) -> 
     description = arguments["description"]
     assert description.lineno == description.end_lineno
     source = ast.get_source_segment((PROJECT / "predict.py").read_text(), description)
-    assert source == f'"{ast.literal_eval(description)}"'  # one plain literal, no escape and no concatenation
+    assert source == f'"{ast.literal_eval(description)}"'  # a plain literal, without escapes and concatenation
 
 
 @pytest.mark.parametrize("name", INPUTS)
-def test_no_comment_stands_within_an_input(name: str) -> None:
+def test_no_comment_is_inside_an_input(name: str) -> None:
     lines = (PROJECT / "predict.py").read_text().splitlines()
     assert not any("#" in line for line in lines[INPUTS[name].lineno - 1 : INPUTS[name].end_lineno])
 
@@ -63,5 +63,5 @@ def test_the_forms_choices_are_the_packages(name: str, choices: tuple[object, ..
     assert tuple(ast.literal_eval(listed)) == choices
 
 
-def test_the_predictor_and_its_method_stand_in_predict_py() -> None:
+def test_the_predictor_and_its_method_are_defined_in_predict_py() -> None:
     assert predict.Predictor.predict.__module__ == predict.Predictor.__module__ == "predict"

@@ -1,4 +1,4 @@
-"""The wiring, with stand-ins for tokenizer and encoder that a test can hold up or break."""
+"""The wiring, with stand-ins for tokenizer and encoder that a test can hold or break."""
 
 import asyncio
 import threading
@@ -19,17 +19,17 @@ from tests.support.inputs import DEFAULTS
 
 
 class HeldTokenizer:
-    """Gives every text three tokens, once the test lets it go on."""
+    """Gives every text three tokens, and waits while the test holds it."""
 
     def __init__(self) -> None:
         self.turns: list[list[str]] = []
         self.entered = threading.Semaphore(0)
-        self.may_go_on = threading.Event()
+        self.may_continue = threading.Event()
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
         self.turns.append(list(texts))
         self.entered.release()
-        self.may_go_on.wait(600)
+        self.may_continue.wait(600)
         return [TokenizedText(array("i", [2, 5, 1]), 3) for _ in texts]
 
 
@@ -51,9 +51,9 @@ def _predictor(tokenizer: Any, submit: Any = _vectors) -> Predictor:
     return predictor
 
 
-def test_a_giant_is_tokenized_in_turns_and_answered_whole() -> None:
+def test_a_giant_request_is_tokenized_in_turns_and_answered_whole() -> None:
     tokenizer = HeldTokenizer()
-    tokenizer.may_go_on.set()
+    tokenizer.may_continue.set()
     texts = ["word " * 12_000, *["short"] * 10, "word " * 12_000]
     output = asyncio.run(_predictor(tokenizer).predict(**DEFAULTS | {"texts": texts}))
     assert output.shape == [12, 768]
@@ -61,7 +61,7 @@ def test_a_giant_is_tokenized_in_turns_and_answered_whole() -> None:
     assert [len(turn) for turn in tokenizer.turns] == [11, 1]
 
 
-def test_a_cancelled_giant_leaves_its_other_texts_untokenized() -> None:
+def test_a_cancelled_giant_request_leaves_its_other_texts_untokenized() -> None:
     async def test() -> None:
         tokenizer = HeldTokenizer()
         giant = asyncio.create_task(_predictor(tokenizer).predict(**DEFAULTS | {"texts": ["word " * 100_000] * 20}))
@@ -69,7 +69,7 @@ def test_a_cancelled_giant_leaves_its_other_texts_untokenized() -> None:
         giant.cancel()
         with pytest.raises(asyncio.CancelledError):
             await giant
-        tokenizer.may_go_on.set()
+        tokenizer.may_continue.set()
         await asyncio.get_running_loop().shutdown_default_executor()
         assert len(tokenizer.turns) == 1
 
@@ -79,7 +79,7 @@ def test_a_cancelled_giant_leaves_its_other_texts_untokenized() -> None:
 def test_the_health_check_fails_once_the_encoder_is_broken() -> None:
     async def test() -> None:
         tokenizer = HeldTokenizer()
-        tokenizer.may_go_on.set()
+        tokenizer.may_continue.set()
         predictor = _predictor(tokenizer, _broken)
         await predictor.healthcheck()
         with pytest.raises(BrokenEncoderError, match="the card fell off the bus"):

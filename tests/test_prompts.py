@@ -16,7 +16,7 @@ MODEL_CARD = {
     "semantic_similarity": "task: sentence similarity | query: {text}",
     "code_retrieval": "task: code retrieval | query: {text}",
 }
-# The model's own config names some of them otherwise.
+# The model's own config has other names for some of them.
 CONFIG_NAMES = {
     "retrieval_query": "query",
     "retrieval_document": "document",

@@ -23,7 +23,7 @@ def test_a_whole_number_may_be_written_as_json_writes_fractions() -> None:
 
 
 @pytest.mark.parametrize(("inputs", "message"), REFUSED)
-def test_what_cannot_be_answered_is_refused_with_the_reason(inputs: dict[str, Any], message: str) -> None:
+def test_a_bad_request_is_refused_with_the_reason(inputs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_request(**DEFAULTS | inputs)
 

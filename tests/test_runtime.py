@@ -8,12 +8,12 @@ from embeddinggemma.runtime import runtime
 from embeddinggemma.weights.manifest import read_manifest
 
 
-def test_what_runs_here_is_told_so_that_machines_can_be_compared(small_model: Path) -> None:
+def test_the_runtime_is_described_so_that_machines_can_be_compared(small_model: Path) -> None:
     manifest = read_manifest(small_model / "weights_manifest.json")
-    told = json.loads(json.dumps(runtime(manifest, "native", load_encoder(small_model), 512)))
-    assert told.pop("versions").keys() == {"python", "cog", "numpy", "tokenizers", "torch"}
-    assert told.pop("device")
-    assert told == {
+    described = json.loads(json.dumps(runtime(manifest, "native", load_encoder(small_model), 512)))
+    assert described.pop("versions").keys() == {"python", "cog", "numpy", "tokenizers", "torch"}
+    assert described.pop("device")
+    assert described == {
         "model": "reference/embeddinggemma-small",
         "weights": manifest.folder_name,
         "engine": "native",

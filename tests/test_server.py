@@ -1,4 +1,4 @@
-"""The real server over HTTP, with the small reference model: what a caller sees."""
+"""The real server over HTTP, with the small reference model, as a caller sees it."""
 
 import base64
 import re
@@ -29,7 +29,7 @@ def test_both_formats_hold_the_same_vectors(
     width = dimension // 8 if dtype == "ubinary" else dimension
     assert encoded["shape"] == listed["shape"] == [3, width]
     decoded = np.frombuffer(base64.b64decode(encoded["embedding"]), CODES[dtype]).reshape(encoded["shape"])
-    # One step of the number type: two runs of a product may round its last bit in two ways.
+    # One step of the number type: two runs of a product may round its last bit differently.
     step = {"float32": 1e-5, "float16": 1e-3, "int8": 1, "ubinary": 255}[dtype]
     for ours in (decoded, np.array(listed["embedding"])):
         assert ours.shape == expected.shape
@@ -70,6 +70,6 @@ def test_bad_input_is_refused_and_the_next_request_is_answered(
     assert server.predict(text="still here")["shape"] == [768]
 
 
-def test_the_schema_that_is_served_is_ours(server: RunningServer) -> None:
-    schema = requests.get(f"{server.url}/openapi.json", timeout=10).json()
+def test_our_schema_is_served(server: RunningServer) -> None:
+    schema = requests.get(f"{server.url}/openapi.json", timeout=600).json()
     assert "anyOf" in schema["components"]["schemas"]["Output"]["properties"]["embedding"]

@@ -45,7 +45,7 @@ def test_every_variable_is_read() -> None:
 
 
 @pytest.mark.parametrize("value", ["many", "-1", "0", "1.5"])
-def test_a_number_that_is_none_is_refused(value: str) -> None:
+def test_a_value_that_is_not_a_positive_whole_number_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match=f"EMBEDDINGGEMMA_TOKENS_PER_BATCH is '{value}'; it must be a positive"):
         Settings.from_environment({"EMBEDDINGGEMMA_TOKENS_PER_BATCH": value})
 
@@ -56,6 +56,6 @@ def test_the_load_log_can_be_turned_off() -> None:
 
 @pytest.mark.parametrize("name", ["EMBEDDINGGEMMA_LOAD_LOG", "EMBEDDINGGEMMA_STALL_SECONDS"])
 @pytest.mark.parametrize("value", ["often", "-1", "inf", "nan"])
-def test_seconds_that_are_none_are_refused(name: str, value: str) -> None:
+def test_a_value_that_is_not_a_number_of_seconds_is_refused(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is '{value}'; it must be a number of seconds above 0"):
         Settings.from_environment({name: value})

@@ -37,7 +37,7 @@ def test_a_long_texts_ids_are_those_of_the_whole_text(
 
 
 def _text_of(tokenizer: Tokenizer, tokens: int) -> str:
-    text = "word" * 1 + " word" * (tokens - 3)  # one token each, beside <bos> and <eos>
+    text = "word" + " word" * (tokens - 3)  # one token each, besides <bos> and <eos>
     assert tokenizer.tokenize([text])[0].untruncated == tokens
     return text
 
@@ -65,7 +65,7 @@ def test_a_batch_keeps_its_order(tokenizer: Tokenizer) -> None:
 
 
 def test_the_vocabulary_allows_the_cut(reference: tokenizers.Tokenizer) -> None:
-    """What the prefix rests on: how long a token can be, and which tokens join a space or newline to what precedes."""
+    """Cutting relies on the longest token, and on the tokens that join a space or newline to the text before it."""
     vocabulary = reference.get_vocab()
     assert max(map(len, vocabulary)) == MAX_TOKEN_CHARACTERS
     assert [token for token in vocabulary if "▁" in token.lstrip("▁")] == [">▁</"]
@@ -95,7 +95,7 @@ def test_another_tokenizer_is_refused(
         Tokenizer(tmp_path)
 
 
-def test_turns_hold_all_texts_in_order_and_little_work_each() -> None:
+def test_turns_hold_all_texts_in_order_with_little_work_each() -> None:
     texts = [*["short"] * 30_000, ENGLISH * 100_000, *[ENGLISH * 300] * 9, "short"]
     cut = list(turns(texts))
     assert [text for portion in cut for text in portion] == texts

@@ -1,4 +1,4 @@
-"""The line about the traffic: a test turns the event loop's clock on, so that a minute takes no time."""
+"""The line about the traffic. The tests move the event loop's clock forward, so a minute takes no time."""
 
 import asyncio
 import json
@@ -12,14 +12,14 @@ from embeddinggemma.traffic_log import TrafficLog
 
 
 class Minutes:
-    """The loop's clock, which stands still until a test turns it on, and the lines that were logged."""
+    """The loop's clock, which stands still until a test moves it forward, and the lines that were logged."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.lines: list[dict[str, Any]] = []
 
     async def pass_by(self, seconds: float) -> list[dict[str, Any]]:
-        """Turn the clock on, let what is due then happen, and return the lines that this has written."""
+        """Move the clock forward, let the loop do everything that is due, and return the lines that were logged."""
         self.lines.clear()
         self.now += seconds
         for _ in range(3):
@@ -28,7 +28,7 @@ class Minutes:
 
 
 class Handler(logging.Handler):
-    """Keeps what is logged."""
+    """Keeps the lines that are logged."""
 
     def __init__(self, lines: list[dict[str, Any]]) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def _run(minutes: Minutes, test: Callable[[], Coroutine[Any, Any, None]]) -> Non
     asyncio.run(main())
 
 
-async def _cancel_one(traffic: TrafficLog) -> None:
+async def _cancel_a_request(traffic: TrafficLog) -> None:
     async def wait() -> None:
         with traffic.request():
             await asyncio.Event().wait()
@@ -78,7 +78,7 @@ def test_a_period_with_requests_has_one_line_that_sums_them_up(minutes: Minutes)
                 served.texts, served.tokens = 2, 10
         with pytest.raises(ValueError, match="refused"), traffic.request():
             raise ValueError("refused")
-        await _cancel_one(traffic)
+        await _cancel_a_request(traffic)
         assert await minutes.pass_by(59) == []
         [line] = await minutes.pass_by(1)
         assert 0 <= line.pop("p50_ms") <= line.pop("p99_ms")
@@ -96,7 +96,7 @@ def test_a_period_with_requests_has_one_line_that_sums_them_up(minutes: Minutes)
     _run(minutes, test)
 
 
-def test_a_period_without_requests_has_none_and_the_next_with_requests_has_again(minutes: Minutes) -> None:
+def test_a_period_without_requests_has_no_line_and_the_next_with_requests_has_a_line(minutes: Minutes) -> None:
     async def test() -> None:
         traffic = TrafficLog(60)
         for _ in range(2):
@@ -110,7 +110,7 @@ def test_a_period_without_requests_has_none_and_the_next_with_requests_has_again
     _run(minutes, test)
 
 
-def test_a_long_request_is_in_every_line_while_it_goes_on(minutes: Minutes) -> None:
+def test_a_long_request_is_in_every_line_while_it_lasts(minutes: Minutes) -> None:
     async def test() -> None:
         traffic = TrafficLog(60)
         with traffic.request(), traffic.request():
@@ -123,7 +123,7 @@ def test_a_long_request_is_in_every_line_while_it_goes_on(minutes: Minutes) -> N
     _run(minutes, test)
 
 
-def test_turned_off_it_says_nothing_and_keeps_nothing(minutes: Minutes) -> None:
+def test_turned_off_it_logs_nothing_and_keeps_nothing(minutes: Minutes) -> None:
     async def test() -> None:
         traffic = TrafficLog(0)
         before = str(vars(traffic))

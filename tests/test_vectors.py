@@ -38,7 +38,7 @@ def test_int8_keeps_the_direction(normalize: bool) -> None:
 
 
 @pytest.mark.parametrize("dimension", DIMENSIONS)
-def test_ubinary_is_what_sentence_transformers_gives(dimension: int) -> None:
+def test_ubinary_gives_the_bits_of_sentence_transformers(dimension: int) -> None:
     packed = finish(RAW, dimension, True, "ubinary")
     assert packed.shape == (5, dimension // 8)
     assert np.array_equal(packed, quantize_embeddings(RAW[:, :dimension], precision="ubinary"))
@@ -68,6 +68,6 @@ def test_base64_holds_little_endian_row_major_bytes(dtype: str, code: str) -> No
     assert np.array_equal(np.frombuffer(base64.b64decode(encoded), code).reshape(array.shape), array)
 
 
-def test_an_array_goes_to_the_server_as_it_is() -> None:
+def test_an_array_goes_to_the_server_unchanged() -> None:
     array = finish(RAW, 128, True, "float32")
     assert serialize(array, "array") is array

@@ -1,4 +1,4 @@
-// Opens a page in Chromium, runs a script with it, and prints what the script returns: tests/browser.py tells it what.
+// Opens a page in Chromium, runs a script in it, and prints the script's result. tools/browser.py writes both to stdin.
 import { readFileSync } from "node:fs";
 import { chromium } from "playwright-core";
 
@@ -12,7 +12,7 @@ try {
   const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme: scheme });
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
   const page = await context.newPage();
-  page.setDefaultTimeout(20_000);
+  page.setDefaultTimeout(600_000); // for a hang
   const [requests, errors] = [[], []];
   page.on("request", (request) => requests.push(request.url()));
   page.on("pageerror", (error) => errors.push(String(error)));

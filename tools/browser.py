@@ -1,4 +1,4 @@
-"""Chromium, driven by browser.mjs; what is done in the page is a few lines of playwright's JavaScript."""
+"""Chromium, driven by browser.mjs. A visit runs a few lines of playwright's JavaScript in a page."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ _PACKAGE = Path(__file__).with_name("package.json")
 
 
 def node_modules() -> Path:
-    """Return a folder in which Node.js finds what tools/package.json pins; it is installed where it is missing."""
+    """Return a folder in which Node.js finds the packages of tools/package.json; install them if they are missing."""
     folder = PROJECT / ".cache" / "node"
     folder.mkdir(parents=True, exist_ok=True)
     package = _PACKAGE.read_text()
@@ -27,17 +27,19 @@ def node_modules() -> Path:
 
 @dataclass(frozen=True)
 class Visit:
-    """What came of a visit: what the script returned, and the URLs that the page asked for."""
+    """The result of a visit."""
 
     value: Any
+    """The value that the script returned."""
     requests: list[str]
+    """The URLs that the page requested."""
 
 
 class Browser:
     """A headless Chromium, started for every visit."""
 
     def __init__(self, node_modules: Path) -> None:
-        """Drive it with the playwright-core that is installed in a folder."""
+        """Use the playwright-core that is installed in this folder."""
         self._folder = node_modules
         shutil.copy(_DRIVER, node_modules)
 
@@ -54,7 +56,7 @@ class Browser:
         """Open a page and run a script, the body of an async function of `page` (playwright's) and `given`.
 
         width: of the window, in pixels, which is 900 high. scheme: light or dark.
-        replaced: the JSON that the page gets for a path instead of the server's.
+        replaced: the JSON that the page gets for a path instead of the server's answer.
         """
         asked = {"url": url, "script": script, "given": given, "width": width, "scheme": scheme}
         finished = subprocess.run(
@@ -67,6 +69,6 @@ class Browser:
             check=False,
         )
         assert finished.returncode == 0, finished.stderr
-        told = json.loads(finished.stdout)
-        assert told["errors"] == []
-        return Visit(told["value"], told["requests"])
+        visited = json.loads(finished.stdout)
+        assert visited["errors"] == []
+        return Visit(visited["value"], visited["requests"])

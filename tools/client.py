@@ -1,4 +1,4 @@
-"""The one client of the container's server that tests, benchmarks and the soak use, and the one retry of its 409."""
+"""The client of the container's server that tests, benchmarks and the soak share, with its retry after 409."""
 
 import base64
 import http.client
@@ -24,10 +24,12 @@ _BUSY_TIMEOUT = 60.0  # seconds for which a request that gets 409 is sent again
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server answered."""
+    """The server's answer."""
 
     status: int
+    """The HTTP status."""
     body: bytes
+    """The body, as bytes."""
 
     @property
     def text(self) -> str:
@@ -40,7 +42,7 @@ class Answer:
 
 
 class Client:
-    """Sends requests to the server at a URL of this machine, each on a connection of its own."""
+    """Sends requests to a server on this machine, each on its own connection."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -55,7 +57,7 @@ class Client:
         path: str = "/predictions",
         timeout: float = 600,
     ) -> Answer:
-        """Send one request of these bytes; the timeout, in seconds, is for a server that hangs."""
+        """Send these bytes as one request. The timeout, in seconds, is for a server that hangs."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             connection.request(method, path, body, dict(headers))
@@ -65,23 +67,23 @@ class Client:
             connection.close()
 
     def post(self, **inputs: Any) -> Answer:
-        """Ask for a prediction until it is taken."""
+        """Ask for a prediction; ask again as long as the answer is 409."""
         body = json.dumps({"input": inputs}).encode()
         return until_taken(lambda: self.send(body), lambda answer: answer.status)
 
     def predict(self, **inputs: Any) -> dict[str, Any]:
-        """Return the output of a prediction that has to succeed."""
+        """Return the output of a prediction that must succeed."""
         prediction = self.post(**inputs).json()
         assert prediction.get("status") == "succeeded", json.dumps(prediction)[:500]
         output: dict[str, Any] = prediction["output"]
         return output
 
     def embedding(self, **inputs: Any) -> str:
-        """Return the base64 of a prediction that has to succeed."""
+        """Return the base64 of a prediction that must succeed."""
         return str(self.predict(**inputs)["embedding"])
 
     def vectors(self, **inputs: Any) -> Float32Array:
-        """Return the float32 vectors of a prediction that has to succeed, [texts, dimension]."""
+        """Return the float32 vectors of a prediction that must succeed, [texts, dimension]."""
         dimension = inputs.get("embedding_dim", 768)
         return np.frombuffer(base64.b64decode(self.embedding(**inputs)), "<f4").reshape(-1, dimension)
 
@@ -111,9 +113,9 @@ def exchange(
 
 
 def until_taken(ask: Callable[[], Taken], status: Callable[[Taken], int]) -> Taken:
-    """Ask again as long as the answer is 409; return the first other answer, or the last 409 after a minute.
+    """Ask again as long as the answer is 409. Return the first other answer, or the last 409 after a minute.
 
-    Cog's server gives 409 now and then although slots are free.
+    Cog's server sometimes answers 409 although slots are free.
     """
     deadline = time.monotonic() + _BUSY_TIMEOUT
     while status(answer := ask()) == HTTPStatus.CONFLICT and time.monotonic() < deadline:
@@ -131,7 +133,7 @@ def request_bytes(
 
 
 def readable(connections: Sequence[socket.socket], seconds: float) -> list[socket.socket]:
-    """Return the connections that have bytes to read or were closed; wait for one for so many seconds at most."""
+    """Return the connections that have bytes to read or were closed; wait at most this many seconds for the first."""
     with selectors.DefaultSelector() as selector:
         for connection in connections:
             selector.register(connection, selectors.EVENT_READ)
@@ -139,8 +141,8 @@ def readable(connections: Sequence[socket.socket], seconds: float) -> list[socke
 
 
 def wait_until(condition: Callable[[], object], *, timeout: float = 300) -> None:
-    """Ask again and again until the condition holds; AssertionError after the timeout, which is for a hang."""
+    """Check again and again until the condition holds. AssertionError after the timeout, which is for a hang."""
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, f"not so within {timeout:g} s"
+        assert time.monotonic() < deadline, f"the condition did not hold within {timeout:g} s"
         time.sleep(0.005)

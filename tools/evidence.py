@@ -1,4 +1,4 @@
-"""What the promises' tests measured, and the table in the docs that is made of it."""
+"""The results of the promises' tests, and the table in the docs that lists them."""
 
 import json
 from collections.abc import Sequence
@@ -12,41 +12,45 @@ TABLE = PROJECT / "docs" / "promises.md"
 
 @dataclass(frozen=True)
 class Row:
-    """One promise, the way it is tested, and the figure that came out."""
+    """A row of the table."""
 
     promise: str
+    """What the container promises."""
     test: str
+    """How it is tested."""
     figure: str
+    """What was measured."""
 
 
 @dataclass
 class Evidence:
-    """The rows so far, in the order in which the tests ran."""
+    """The rows of a run."""
 
     rows: list[Row] = field(default_factory=list)
+    """In the order in which the tests ran."""
 
     def record(self, promise: str, test: str, figure: str) -> None:
-        """Keep what a test has proved; called at its end, so that a test that failed leaves no row."""
+        """Add a row. A test calls this at its end, so a test that failed leaves no row."""
         self.rows.append(Row(promise, test, figure))
 
     def write(self, path: Path) -> None:
-        """Keep the rows in a file, as JSON."""
+        """Write the rows to a file, as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps([asdict(row) for row in self.rows], indent=2) + "\n")
 
 
 def read(path: Path) -> list[Row]:
-    """Return the rows of a file that was written by Evidence.write."""
+    """Return the rows of a file that `Evidence.write` wrote."""
     return [Row(**row) for row in json.loads(path.read_text())]
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows in Markdown."""
+    """Return the rows as a table in Markdown."""
     lines = [f"| {row.promise} | {row.test} | {row.figure} |" for row in rows]
     return "\n".join(["| promise | how it is tested | measured |", "| --- | --- | --- |", *lines]) + "\n"
 
 
 def rows_in(page: str) -> set[tuple[str, str]]:
-    """Return the promise and the test of each row of a page."""
+    """Return the promise and the test of each row in a page."""
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
     return {(row[0], row[1]) for row in rows[2:]}

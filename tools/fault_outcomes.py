@@ -1,4 +1,4 @@
-"""What came of each fault of a download, and the page in the docs that is made of it."""
+"""The outcome of each download fault, and the page in the docs that lists them."""
 
 import re
 
@@ -21,13 +21,13 @@ class Outcomes:
         self.rows: dict[tuple[str, str], str] = {}
 
     def record(self, fault: str, fetcher: str, outcome: str) -> None:
-        """Keep a row; those of the real pget are not in the table, which has to come out the same everywhere."""
+        """Add a row. Rows of the real pget are left out, because the table must be the same on every machine."""
         if fetcher != "the real pget":
             hosts_named = re.sub(r"(https?)://(127\.0\.0\.1|localhost):\d+", r"\1://host", outcome)
             self.rows[fault, fetcher] = re.sub(r"(sha256 |not )([0-9a-f]{8})[0-9a-f]{56}", r"\1\2…", hosts_named)
 
     def page(self) -> str:
-        """Return the page in Markdown, with the fetchers of one fault below each other."""
+        """Return the page in Markdown, with all fetchers of a fault together."""
         faults = list(dict.fromkeys(fault for fault, _ in self.rows))
         rows = sorted(self.rows.items(), key=lambda row: faults.index(row[0][0]))
         lines = [f"| {fault} | {fetcher} | {outcome} |" for (fault, fetcher), outcome in rows]

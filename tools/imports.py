@@ -3,7 +3,7 @@
 import ast
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,12 +15,12 @@ _SOURCE_ROOTS = (PROJECT, PROJECT / "scripts", PROJECT / "examples")  # where im
 
 @dataclass(frozen=True)
 class Import:
-    """One name that a file imports."""
+    """A name that a file imports."""
 
     module: str
     """As written, with the imported name: embeddinggemma.prompts.TASKS, numpy."""
     at_import: bool
-    """Whether it happens when the file is imported, and not only when a function runs."""
+    """Whether the name is imported together with the file, and not only when a function runs."""
 
 
 def source_files() -> list[Path]:
@@ -36,7 +36,7 @@ def _is_script(path: Path) -> bool:
 
 @cache
 def imports(file: Path) -> tuple[Import, ...]:
-    """Return what a file imports, but for what only type checkers import."""
+    """Return the imports of a file, without those for type checkers only."""
     return tuple(_imports(ast.parse(file.read_text()), at_import=True))
 
 
@@ -53,7 +53,7 @@ def _imports(node: ast.AST, *, at_import: bool) -> Iterator[Import]:
 
 @cache
 def file_of(module: str) -> Path | None:
-    """Return the project's file that holds an imported name; None for what is not the project's."""
+    """Return the project's file that holds an imported name, or None if the name is not the project's."""
     parts = module.split(".")
     for root in _SOURCE_ROOTS:
         for length in range(len(parts), 0, -1):
@@ -64,12 +64,13 @@ def file_of(module: str) -> Path | None:
     return None
 
 
-def missing_packages(script: Path) -> list[str]:
+def missing_packages(script: Path, others: Iterable[str] = ()) -> list[str]:
     """Return the packages that a script and the project's files under it import, and that this Python lacks.
 
-    Imports within functions are followed into the project's files, but count for no package: they are for the case.
+    Imports within functions are followed into the project's files, but their packages do not count: not every run needs
+    them.
     """
-    needed: set[str] = set()
+    needed = set(others)
     waiting, seen = [script], {script}
     while waiting:
         for found in imports(waiting.pop()):

@@ -1,4 +1,4 @@
-"""Many clients at once with requests of every kind, each answer checked against the vector computed alone."""
+"""Many clients at once, with requests of every kind. Each answer is compared with vectors that were computed alone."""
 
 import base64
 import http.client
@@ -19,7 +19,7 @@ from embeddinggemma.vectors import DIMENSIONS
 from tools.client import JSON, exchange, until_taken
 from tools.observed_server import MARKER, ObservedServer
 
-TOLERANCE = 1e-5  # of a unit vector's values: in company the last bits of float32 may round in another way
+TOLERANCE = 1e-5  # of a unit vector's values: in a batch, the last bits of float32 may round differently
 WORDS = ("river", "stone", "seven", "amber", "train", "moss", "星", "дом", "lamp", "field", "north", "glass", "٣")
 REFUSED: list[dict[str, Any]] = [
     {},
@@ -35,14 +35,16 @@ KINDS = {"single": 60, "batch": 20, "refused": 10, "cancelled": 10}  # of a hund
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts, and the unit vector of each when it is alone in its forward pass: float32 [texts, 768]."""
+    """Texts and their vectors."""
 
     texts: list[str]
+    """All different."""
     alone: Float32Array
+    """The unit vector of each text, computed alone in its forward pass: float32 [texts, 768]."""
 
     @classmethod
     def ask(cls, server: ObservedServer, number: int) -> "Texts":
-        """Make texts of 3 to 100 words and ask for their vectors, one after the other, of a server that is idle."""
+        """Make texts of 3 to 100 words, and ask an idle server for their vectors, one after the other."""
         dice = random.Random(number)  # noqa: S311
         texts = [
             f"{MARKER} {n} " + " ".join(dice.choices(WORDS, k=dice.choice((3, 9, 30, 100)))) for n in range(number)
@@ -50,13 +52,13 @@ class Texts:
         vectors = np.concatenate([server.vectors(text=text) for text in texts])
         return cls(texts, vectors)
 
-    def least_distance(self) -> float:
-        """Return how near two of the vectors come: the largest difference of a value, of the closest pair."""
+    def min_distance(self) -> float:
+        """Return the distance of the closest pair of vectors: the largest difference between their values."""
         pairs = [np.abs(self.alone[:n] - self.alone[n]).max(axis=1).min() for n in range(1, len(self.texts))]
         return float(min(pairs))
 
     def largest_error(self, positions: list[int], dimension: int, output: dict[str, Any]) -> float:
-        """Return by how much an answer's values differ from those that these texts have alone."""
+        """Return the largest difference between an answer's values and those that these texts have alone."""
         expected = self.alone[positions, :dimension]
         expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
         embedding = output["embedding"]
@@ -66,24 +68,27 @@ class Texts:
 
 @dataclass
 class Tally:
-    """What came of the requests."""
+    """The results of the requests."""
 
     kinds: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    """The number of requests of each kind that have ended."""
     busy: int = 0
-    """Answers of 409, each of which was asked again."""
+    """Answers of 409; each of these requests was sent again."""
     largest_error: float = 0.0
+    """The largest difference between a value of an answer and the value computed alone."""
     faults: list[str] = field(default_factory=list)
+    """A line for each request with a missing or a wrong answer."""
     latencies: list[tuple[float, float]] = field(default_factory=list)
     """Of single texts: when each was asked, and how many seconds it took."""
 
     @property
     def requests(self) -> int:
-        """How many requests came to their end."""
+        """The number of requests that have ended."""
         return sum(self.kinds.values())
 
 
 class MixedLoad:
-    """Clients that send one request after the other, each with an id of its own."""
+    """Clients that send one request after the other, each request with its own id."""
 
     def __init__(self, port: int, texts: Texts) -> None:
         self._port = port
@@ -92,19 +97,19 @@ class MixedLoad:
         self._lock = threading.Lock()
         self.tally = Tally()
 
-    def run(self, clients: int, go_on: Callable[[int], bool]) -> Tally:
-        """Let the clients send requests as long as go_on(number of the next request) is true."""
-        threads = [threading.Thread(target=self._client, args=(number, go_on)) for number in range(clients)]
+    def run(self, clients: int, more: Callable[[int], bool]) -> Tally:
+        """Let the clients send requests as long as more(number of the next request) is true."""
+        threads = [threading.Thread(target=self._client, args=(number, more)) for number in range(clients)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         return self.tally
 
-    def _client(self, number: int, go_on: Callable[[int], bool]) -> None:
+    def _client(self, number: int, more: Callable[[int], bool]) -> None:
         dice = random.Random(number)  # noqa: S311
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=600)
-        while go_on(request := next(self._numbers)):
+        while more(request := next(self._numbers)):
             [kind] = dice.choices(list(KINDS), list(KINDS.values()))
             asked = time.monotonic()
             try:
@@ -121,7 +126,7 @@ class MixedLoad:
         connection.close()
 
     def _exchange(self, connection: http.client.HTTPConnection, name: str, inputs: dict[str, Any]) -> tuple[int, Any]:
-        """Return status and answer; each 409 is counted, and asked again."""
+        """Return status and answer. Each 409 is counted, and its request is sent again."""
 
         def ask() -> tuple[int, Any]:
             status, answer = exchange(connection, inputs, method="PUT", path=f"/predictions/{name}")
@@ -153,7 +158,7 @@ class MixedLoad:
         asked = inputs | {"embedding_dim": dimension, "output_format": "base64" if dice.random() < 0.9 else "array"}
         _, answer = self._exchange(connection, name, asked)
         if answer.get("id") != name:
-            return f"the answer of {answer.get('id')}"
+            return f"the answer to {answer.get('id')}"
         if answer["status"] != "succeeded":
             return f"{answer['status']}: {answer.get('error')}"
         error = self._texts.largest_error(positions, dimension, answer["output"])
@@ -167,7 +172,7 @@ class MixedLoad:
         return None if refused else f"HTTP {status}, status {answer.get('status')} of {answer.get('id')}"
 
     def _cancelled(self, connection: http.client.HTTPConnection, name: str, dice: random.Random) -> None:
-        """Ask, and drop the connection before the answer."""
+        """Send a request, and close the connection before the answer."""
         inputs = {"texts": dice.choices(self._texts.texts, k=4)}
         connection.request("PUT", f"/predictions/{name}", json.dumps({"input": inputs}), JSON)
         connection.close()

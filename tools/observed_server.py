@@ -1,4 +1,4 @@
-"""A running server seen from outside: whether it is as well as before the requests that were sent to it."""
+"""A running server seen from outside, to check that the requests sent to it have not harmed it."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,9 @@ import psutil
 from tools.client import Client, wait_until
 from tools.server import health
 
-MARKER = "zyzzyva-quokka"  # stands in every hostile text; no output of the server may hold it
+# Part of every hostile text; no output of the server may contain it. It is joined here, because Hypothesis tries the
+# string literals of a program as names of inputs, and Cog's server logs the names of unknown inputs.
+MARKER = "-".join(["zyzzyva", "quokka"])
 KNOWN: dict[str, Any] = {"texts": ["Mars is red.", "Venus is hot. " * 20, "木星は大きい。"]}
 
 
@@ -16,12 +18,12 @@ class ObservedServer(Client):
     """Remembers what must not change: the worker process, and the vectors of known texts."""
 
     def __init__(self, url: str, pid: int, log: Path) -> None:
-        """Ask for the known vectors; the server has to be ready.
+        """Ask for the known vectors; the server must be ready.
 
         Args:
-            url: where it answers.
-            pid: of the process that started it, or of itself.
-            log: the file that it prints to.
+            url: the server's URL.
+            pid: the id of the server's process, or of the process that started it.
+            log: the file that the server prints to.
 
         """
         super().__init__(url)
@@ -32,7 +34,7 @@ class ObservedServer(Client):
         self._known = self.embedding(**KNOWN)
 
     def is_idle(self) -> bool:
-        """Whether a text is alone in its forward pass, so that nothing else was waiting or running."""
+        """Whether a text is alone in its forward pass, so that no other request was waiting or running."""
         metrics = self.post(text="anyone here?").json()["metrics"]
         return bool(metrics["batch_texts"] == 1 and metrics["queue_ms"] < 50)
 
@@ -45,8 +47,8 @@ class ObservedServer(Client):
         return printed.decode()
 
     def check_unharmed(self) -> None:
-        """Check that the server is well, its worker the same one, its vectors the same bytes, and its log silent."""
-        wait_until(self.is_idle)  # in the company of other texts a vector's last bits may differ
+        """Check that the server is ready, and that its worker, its vectors and its log are as they should be."""
+        wait_until(self.is_idle)  # in a batch with other texts, a vector's last bits may differ
         assert health(self.url) == "READY"
         assert self.worker.is_running(), "the worker was restarted"
         assert self.embedding(**KNOWN) == self._known, "known texts have other vectors than before"

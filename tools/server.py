@@ -1,4 +1,4 @@
-"""The server that the image runs, on this machine only: how it is started, and when it is ready."""
+"""Start the server that the image runs, on this machine only, and wait until it is ready."""
 
 import math
 import os
@@ -31,7 +31,7 @@ def free_port() -> int:
 def start_server(
     port: int, changes: Mapping[str, str], *, slots: int, predictor: str = "predict.py:Predictor", log: IO[bytes] | None
 ) -> subprocess.Popen[bytes]:
-    """Start the image's server, with some environment variables changed and its schema where it looks for it."""
+    """Start the image's server with some environment variables changed; its schema is put where it looks for it."""
     schema = PROJECT / ".cog" / "openapi_schema.json"
     schema.parent.mkdir(exist_ok=True)
     shutil.copy(PROJECT / "openapi.json", schema)
@@ -52,7 +52,7 @@ def start_server(
 
 
 def health(url: str) -> str:
-    """Return what the server says of itself: STARTING, READY, SETUP_FAILED ..., or UNREACHABLE."""
+    """Return the status that the server reports (STARTING, READY, SETUP_FAILED ...), or UNREACHABLE."""
     try:
         return str(requests.get(f"{url}/health-check", timeout=_HEALTH_TIMEOUT).json()["status"])
     except requests.ConnectionError:
@@ -62,7 +62,7 @@ def health(url: str) -> str:
 def wait_until_ready(
     process: subprocess.Popen[bytes], url: str, *, timeout: float = _READY_TIMEOUT, pause: float = 0.1
 ) -> None:
-    """Return once the server can answer; RuntimeError if it ends, fails, or takes longer."""
+    """Return once the server can answer. RuntimeError if it ends, fails, or takes longer than the timeout."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -77,7 +77,7 @@ def wait_until_ready(
 
 
 class LocalServer:
-    """scripts/serve in a process of its own; as a context, ready inside it and ended behind it."""
+    """scripts/serve in its own process. As a context manager: ready inside the block, and ended after it."""
 
     def __init__(
         self, log: Path, *, weights: str = "auto", port: int | None = None, changes: Mapping[str, str] | None = None
@@ -94,7 +94,7 @@ class LocalServer:
             )
 
     def wait_showing_log(self) -> None:
-        """Show the server's log until it can answer; the weights may take long to download. SystemExit if it fails."""
+        """Show the server's log until it can answer, however long the download takes. SystemExit if it fails."""
         ended = threading.Event()
         follower = threading.Thread(target=_follow, args=(self.log, ended))
         follower.start()

@@ -1,4 +1,4 @@
-"""Long texts to chunks of so many tokens, each a span of characters; together they are the whole text."""
+"""Long texts to chunks of a number of tokens, each a span of characters; together they cover the whole text."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 def chunk_spans(token_starts: Sequence[int], length: int, chunk: int, overlap: int) -> Iterator[tuple[int, int]]:
     """Yield the chunks of a text as (start, end) in characters, end excluded.
 
-    The first starts at 0, each next one no later than the one before it ends, and the last ends at `length`. No chunk
-    cuts a character into its bytes, so one may have up to three tokens less, or repeat up to three more.
+    The first chunk starts at 0. Each next chunk starts where the chunk before it ends, or earlier. The last chunk ends
+    at `length`. No chunk cuts a character into its bytes, so a chunk may have up to three tokens fewer, or repeat up to
+    three tokens more.
 
     Args:
         token_starts: at which character each token of the text begins.
         length: of the text, in characters.
         chunk: tokens of a chunk, at least 16.
-        overlap: tokens that a chunk repeats of the one before it, at most half of them.
+        overlap: tokens of the chunk before it that a chunk repeats, at most half of `chunk`.
 
     """
     first = 0

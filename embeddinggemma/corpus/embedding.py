@@ -1,4 +1,4 @@
-"""Rows to a table of vectors: chunks, token ids, batches of like length, the chosen number type."""
+"""Rows to a table of vectors: chunks, token ids, batches of similar length, the chosen number type."""
 
 import os
 import time
@@ -24,19 +24,19 @@ _NUMBERS = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(),
 
 @dataclass(frozen=True)
 class Embedded:
-    """What became of the rows of some slices."""
+    """The result of one work unit."""
 
     table: pa.Table
     """See `schema`."""
     rejects: list[Reject]
     rows: int
-    """Rows that are in the table; one may be there in several chunks."""
+    """Rows that are in the table; a row may be there as several chunks."""
     began: float
     """When the work on it began, in seconds since the epoch."""
 
     @property
     def tokens(self) -> int:
-        """Of all its vectors, prompts included."""
+        """Return the tokens of all its vectors, prompts included."""
         return int(pc.sum(self.table["tokens"], min_count=0).as_py())
 
 
@@ -57,7 +57,7 @@ class _Passage:
 def schema(options: Options) -> pa.Schema:
     """Return the columns of the output files.
 
-    Of ubinary, each number holds eight signs. With chunks, `start` and `end` are characters of the row's text, end
+    With ubinary, each number holds eight signs. With chunks, `start` and `end` are characters of the row's text, end
     excluded, and `text` is what lies between them.
     """
     size = options.dimension // 8 if options.dtype == "ubinary" else options.dimension
@@ -74,10 +74,10 @@ def schema(options: Options) -> pa.Schema:
 
 
 class Worker:
-    """A loaded model in a process of its own, with its CPU cores or its GPU; Ray makes it."""
+    """A loaded model in its own process, with its own CPU cores or GPU; Ray creates it."""
 
     def __init__(self, manifest: Manifest, settings: Settings, options: Options, threads: int) -> None:
-        """Load the model; the manifest comes from the driver, whose files another machine does not have.
+        """Load the model; the driver sends the manifest, because another machine does not have the driver's files.
 
         Raises:
             WeightsError, ManifestError, ValueError: as for Embedder.load.
@@ -91,19 +91,19 @@ class Worker:
         self._rows = RowEmbedder(Embedder.load(settings, manifest), options)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Embedded]]:
-        """Embed one unit of work, as Ray Data hands it over."""
+        """Embed one work unit, in the form in which Ray Data hands it over."""
         [slices] = batch["slices"]
         return {"embedded": [self._rows.embed(slices)]}
 
 
 class RowEmbedder:
-    """Slices of files to a table of vectors."""
+    """Turns slices of files into a table of vectors."""
 
     def __init__(self, embedder: Embedder, options: Options) -> None:
         self._embedder, self._options = embedder, options
 
     def embed(self, slices: Sequence[Slice]) -> Embedded:
-        """Embed the rows of some slices together.
+        """Embed the rows of all slices of a work unit together.
 
         Raises:
             OSError: a file cannot be read any more.
@@ -111,15 +111,15 @@ class RowEmbedder:
         """
         began = time.time()
         rows = [row for part_slice in slices for row in read_rows(part_slice, self._options)]
-        cut = [self._cut(row) if isinstance(row, Row) else row for row in rows]
-        rejects = [reject for reject in cut if isinstance(reject, Reject)]
-        passages = [passage for row in cut if not isinstance(row, Reject) for passage in row]
+        outcomes = [self._cut(row) if isinstance(row, Row) else row for row in rows]
+        rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
+        passages = [passage for outcome in outcomes if not isinstance(outcome, Reject) for passage in outcome]
         prompted = [add_prompt(passage.text, self._options.task, passage.row.title) for passage in passages]
         table = self._table(passages, self._embedder.tokenizer.tokenize(prompted))
-        return Embedded(table, rejects, len(cut) - len(rejects), began)
+        return Embedded(table, rejects, len(rows) - len(rejects), began)
 
     def _cut(self, row: Row) -> list[_Passage] | Reject:
-        """Return the row's chunks, or its text as a whole; a long title leaves less room for each chunk."""
+        """Return the row's passages: its chunks, or its whole text. A long title leaves less room for each chunk."""
         options, length = self._options, len(row.text)
         if options.chunk is None:
             return [_Passage(row, 0, 0, length)]

@@ -1,4 +1,4 @@
-"""What the vectors of a corpus depend on besides its rows and the weights; all that can be refused is refused here."""
+"""What the vectors of a corpus depend on, besides its rows and the weights; invalid values are refused here."""
 
 from dataclasses import dataclass
 
@@ -7,10 +7,10 @@ from embeddinggemma.tokenizer import MAX_TOKENS, Tokenizer
 from embeddinggemma.validation import check_choice
 from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES
 
-MIN_CHUNK = 16  # tokens: a character takes up to four, so with half of them overlapping a chunk still gets ahead
+MIN_CHUNK = 16  # tokens: a character takes up to four, so even with half of them repeated each chunk gets ahead
 
-# The prompt ends in a space, which joins a chunk's first word, so that the word may split into other tokens. Measured
-# in 121,000 chunks of many scripts, code and white space: three tokens less to two more.
+# The prompt ends in a space, which joins a chunk's first word, so the word may be split into other tokens. Measured
+# on 121,000 chunks of many scripts, code and white space: from three tokens fewer to two tokens more.
 JOINT_TOKENS = 8
 
 
@@ -20,21 +20,21 @@ class Options:
 
     text_column: str = "text"
     id_column: str | None = None
-    """None: the file and the row's number make the id."""
+    """None: the id is made from the file's name and the row's number."""
     title_column: str | None = None
     task: str = DOCUMENT_TASK
     dimension: int = 768
     dtype: str = "float32"
     text: bool = True
-    """Whether the texts are written beside their vectors."""
+    """Whether the texts are written along with their vectors."""
     chunk: int | None = None
-    """Tokens of text in one vector; None: one vector a row, of its first 2,048 tokens."""
+    """Tokens of text per vector; None: one vector per row, of its first 2,048 tokens."""
     overlap: int = 0
-    """Tokens that a chunk repeats of the one before it."""
+    """Tokens of the chunk before it that a chunk repeats."""
     rows_per_part: int = 10_000
 
     def __post_init__(self) -> None:
-        """Refuse what contradicts itself.
+        """Refuse invalid values, and options that contradict each other.
 
         Raises:
             ValueError: the message names the option, the limit and the value.
@@ -69,5 +69,5 @@ class Options:
 
 
 def text_room(tokenizer: Tokenizer, task: str, title: str | None) -> int:
-    """Return how many tokens of a text surely fit beside its prompt, <bos> and <eos>."""
+    """Return how many tokens of a text are sure to fit along with its prompt, <bos> and <eos>."""
     return MAX_TOKENS - len(tokenizer.tokenize([add_prompt("", task, title)])[0].ids) - JOINT_TOKENS

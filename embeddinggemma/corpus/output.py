@@ -1,7 +1,8 @@
-"""OUTPUT: a Parquet file for each part, written aside and then renamed, so that what is there is whole.
+"""OUTPUT: a Parquet file for each part, written under another name and then renamed, so that each file is whole.
 
-_corpus.json holds the settings, _rejects the rows that could not be embedded; readers of Parquet folders skip both.
-Each Parquet file says in its metadata what it was made from, and so which parts of a killed run are finished.
+`_corpus.json` holds the settings, and `_rejects` the rows that could not be embedded; readers of Parquet folders skip
+both. The metadata of each Parquet file says what the file was made from. So a run that continues a killed run knows
+which parts are finished.
 """
 
 import fcntl
@@ -22,22 +23,22 @@ from embeddinggemma.corpus.embedding import Embedded
 from embeddinggemma.corpus.parts import Part
 
 _METADATA_KEY = b"embeddinggemma"  # the key of a Parquet file's metadata
-_GROUP_ROWS = 4096  # vectors of a row group: 12 MB of float32
+_GROUP_ROWS = 4096  # vectors in a row group: 12 MB of float32
 _INCOMING = ".incoming-"
 
 
 @dataclass(frozen=True)
 class PartSummary:
-    """What a part's file says of itself."""
+    """What the metadata of a part's file says."""
 
     source: str
-    """The part's."""
+    """`Part.source` of the part."""
     rows: int
-    """Of the input."""
+    """Rows of the input."""
     embedded: int
     rejected: int
     vectors: int
-    """More than `embedded` where texts were cut into chunks."""
+    """More than `embedded` if texts were cut into chunks."""
     tokens: int
     truncated: int
     """Vectors of texts that lost their end."""
@@ -47,13 +48,13 @@ class OutputFolder:
     """The folder; see `open_output`."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], parts: Sequence[Part]) -> None:
-        """Begin the folder, or go on with it."""
+        """Begin the folder, or continue it."""
         self.folder = folder
         self._begin(settings)
-        for stale in folder.glob(f"{_INCOMING}*"):  # of a run that was killed: a live one would hold the lock
+        for stale in folder.glob(f"{_INCOMING}*"):  # left by a run that was killed: a live run would hold the lock
             stale.unlink()
         self.finished = self._finished(parts)
-        """The summaries of the parts that are there."""
+        """The summaries of the finished parts, by part name."""
 
     def _begin(self, settings: Mapping[str, Any]) -> None:
         if not (self.folder / "_corpus.json").exists():
@@ -65,7 +66,7 @@ class OutputFolder:
             if begun.get(name) != settings[name]:
                 raise ValueError(
                     f"{self.folder} was begun with {name} {begun.get(name)!r}, and now it is {settings[name]!r}; "
-                    "go on with the same, or choose another OUTPUT"
+                    "continue with the same value, or choose another OUTPUT"
                 )
 
     def _finished(self, parts: Sequence[Part]) -> dict[str, PartSummary]:
@@ -75,7 +76,7 @@ class OutputFolder:
             summary, part = _summary(path), by_name.get(path.stem)
             if summary is None or part is None or part.source != summary.source:
                 raise ValueError(
-                    f"{path} was not made from INPUT as it is now, where files changed or went; choose another OUTPUT"
+                    f"{path} was made from files of INPUT that have changed or are gone; choose another OUTPUT"
                 )
             finished[part.name] = summary
         return finished
@@ -86,7 +87,7 @@ class OutputFolder:
         incoming.replace(self.folder / name)
 
     def write_rejects(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Write the rejects of a part, before its Parquet file says that it is finished."""
+        """Write the rejects of a part; call it before the part's Parquet file gets its final name."""
         path = Path("_rejects", f"{name}.jsonl")
         (self.folder / path).unlink(missing_ok=True)
         if lines:
@@ -96,15 +97,15 @@ class OutputFolder:
 
 @contextmanager
 def open_output(folder: Path, settings: Mapping[str, Any], parts: Sequence[Part]) -> Iterator[OutputFolder]:
-    """Begin a folder, or go on with it, as the one process that does.
+    """Begin a folder, or continue it, as the only process that writes to it.
 
     Args:
-        folder: is made where there is none.
+        folder: is made if it does not exist.
         settings: all that the vectors depend on.
-        parts: those of the input.
+        parts: the parts of the input.
 
     Raises:
-        ValueError: the folder was begun with other settings or from other input, holds other things, or another
+        ValueError: the folder was begun with other settings or from other input, holds other files, or another
             process writes to it; the message says which.
 
     """
@@ -123,7 +124,7 @@ class PartWriter:
     """One part's file while it is written."""
 
     def __init__(self, output: OutputFolder, part: Part, schema: pa.Schema) -> None:
-        """Write into a file of another name until the part is whole."""
+        """Begin the file under another name, which it keeps until the part is whole."""
         self._output, self._part = output, part
         self._incoming = output.folder / f"{_INCOMING}{part.name}.parquet"
         self._writer = pq.ParquetWriter(self._incoming, schema, use_dictionary=False, compression="zstd")
@@ -132,7 +133,7 @@ class PartWriter:
         self._counts = {"embedded": 0, "vectors": 0, "tokens": 0, "truncated": 0}
 
     def add(self, embedded: Embedded) -> None:
-        """Take over what became of the part's next slice."""
+        """Add the result of the part's next work unit."""
         table = embedded.table
         self._waiting.append(table)
         self._rejects += [asdict(reject) for reject in embedded.rejects]
@@ -140,14 +141,14 @@ class PartWriter:
         self._counts["vectors"] += table.num_rows
         self._counts["tokens"] += embedded.tokens
         self._counts["truncated"] += pc.sum(table["truncated"], min_count=0).as_py()
-        if sum(one.num_rows for one in self._waiting) >= _GROUP_ROWS:
+        if sum(waiting.num_rows for waiting in self._waiting) >= _GROUP_ROWS:
             self._flush()
 
     def finish(self) -> PartSummary:
-        """Put the whole file into its place.
+        """Complete the file, give it its final name, and return its summary.
 
         Raises:
-            RuntimeError: rows were lost or made up on the way.
+            RuntimeError: rows were lost or added on the way.
 
         """
         if self._waiting:
@@ -179,7 +180,7 @@ def parquet_files(folder: Path) -> list[Path]:
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Return what the folder was begun with.
+    """Return the settings that the folder was begun with.
 
     Raises:
         ValueError: it is not the output of this program.
@@ -188,12 +189,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
     try:
         settings: dict[str, Any] = json.loads((folder / "_corpus.json").read_text())
     except (OSError, ValueError):
-        raise ValueError(f"{folder} has no readable _corpus.json, so it is no output of scripts/embed_corpus") from None
+        raise ValueError(f"{folder} has no readable _corpus.json, so scripts/embed_corpus did not make it") from None
     return settings
 
 
 def check_counts(folder: Path, parts: Sequence[Part]) -> list[str]:
-    """Count again what lies in the folder; return a line for everything that does not add up."""
+    """Count the vectors and rejects in the folder; return a line for each part whose counts do not add up."""
     wrong = []
     for part in parts:
         path = folder / f"{part.name}.parquet"
@@ -213,7 +214,7 @@ def check_counts(folder: Path, parts: Sequence[Part]) -> list[str]:
 
 
 def repeated_ids(folder: Path) -> int:
-    """Return how many rows have an id that an earlier row has too (8 bytes of memory a row)."""
+    """Return how many rows have the id of an earlier row (needs 8 bytes of memory per row)."""
     hashes = [np.zeros(0, np.int64)]
     for path in parquet_files(folder):
         file = pq.ParquetFile(path)
@@ -221,8 +222,8 @@ def repeated_ids(folder: Path) -> int:
         for batch in file.iter_batches(columns=["id", *(["chunk"] if chunked else [])]):
             first = batch.filter(pc.equal(batch["chunk"], 0)) if chunked else batch
             hashes.append(np.fromiter(map(hash, first["id"].to_pylist()), np.int64, len(first)))
-    every = np.concatenate(hashes)
-    return len(every) - len(np.unique(every))
+    all_hashes = np.concatenate(hashes)
+    return len(all_hashes) - len(np.unique(all_hashes))
 
 
 def _summary(path: Path) -> PartSummary | None:

@@ -1,4 +1,4 @@
-"""INPUT to parts: which rows go into which output file, and which of them are read together."""
+"""INPUT to parts: which rows go into which output file, and which rows are read together."""
 
 import hashlib
 import json
@@ -30,10 +30,10 @@ class Part:
     """The rows of one output file."""
 
     name: str
-    """Of the output file, without .parquet."""
+    """Name of the output file, without .parquet."""
     rows: int
     source: str
-    """Digest of the names, sizes and times of the files it is made from: other bytes, another digest."""
+    """Digest of its row numbers, and of the names, sizes and modification times of the files that hold its rows."""
     slices: tuple[Slice, ...]
 
 
@@ -41,9 +41,9 @@ def plan_parts(path: Path, options: Options, format: str | None = None) -> list[
     """Return the parts of a file or folder; the same input gives the same parts.
 
     Args:
-        path: a JSONL, CSV or Parquet file, a folder of such, or a folder of text files, each of which is a row.
+        path: a JSONL, CSV or Parquet file, a folder of such files, or a folder of text files, where each file is a row.
         options: which columns, and how many rows make a part.
-        format: one of FORMATS; None: what the files' names say.
+        format: one of FORMATS; None: chosen by the suffixes of the files' names.
 
     Raises:
         ValueError: there is nothing to embed, or it is not clear how to read it; the message says what to do.
@@ -53,10 +53,10 @@ def plan_parts(path: Path, options: Options, format: str | None = None) -> list[
     files = _find(path, format)
     if not files:
         raise ValueError(f"{path} holds no file to embed{f' of format {format}' if format else ''}")
-    texts = [file for file, kind in files if kind == "text"]
-    if texts and (options.id_column or options.title_column):
-        raise ValueError("--id-column and --title-column go with rows that have columns, which text files have not")
-    parts = list(_text_parts(root, texts, options.rows_per_part))
+    text_files = [file for file, kind in files if kind == "text"]
+    if text_files and (options.id_column or options.title_column):
+        raise ValueError("--id-column and --title-column need rows with columns, which text files do not have")
+    parts = list(_text_parts(root, text_files, options.rows_per_part))
     for file, kind in files:
         if kind != "text":
             parts += _file_parts(root, file, kind, options)
@@ -82,7 +82,7 @@ def _find(path: Path, format: str | None) -> list[tuple[Path, str]]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and of those in it, all but hidden ones."""
+    """Yield the files of a folder and its subfolders, except hidden ones."""
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
@@ -99,8 +99,8 @@ def _text_parts(root: Path, files: list[Path], rows_per_part: int) -> Iterator[P
         for before, rows, _ in _cut(sizes, rows_per_part)
     ]
     for number, members in _by_part(slices, rows_per_part):
-        of_part = [root / name for member in members for name in member.files]
-        yield _part(f"texts-{number:05}", members, [_identity(root, file) for file in of_part])
+        part_files = [root / name for member in members for name in member.files]
+        yield _part(f"texts-{number:05}", members, [_identity(root, file) for file in part_files])
 
 
 def _file_parts(root: Path, file: Path, kind: str, options: Options) -> Iterator[Part]:
@@ -140,13 +140,13 @@ def _parquet_slices(file: Path, name: str, options: Options) -> Iterator[Slice]:
     before = 0
     for group in range(parquet.num_row_groups):
         metadata = parquet.metadata.row_group(group)
-        columns = [metadata.column(column) for column in range(metadata.num_columns)]
-        texts = [one for one in columns if one.path_in_schema.split(".")[0] == options.text_column]
-        size = sum(one.total_uncompressed_size for one in texts)
-        most = min(_SLICE_ROWS, max(1, _SLICE_BYTES * metadata.num_rows // max(1, size)))
+        columns = [metadata.column(index) for index in range(metadata.num_columns)]
+        text_columns = [column for column in columns if column.path_in_schema.split(".")[0] == options.text_column]
+        size = sum(column.total_uncompressed_size for column in text_columns)
+        max_rows = min(_SLICE_ROWS, max(1, _SLICE_BYTES * metadata.num_rows // max(1, size)))
         start = 0
         while start < metadata.num_rows:
-            rows = min(most, metadata.num_rows - start, options.rows_per_part - before % options.rows_per_part)
+            rows = min(max_rows, metadata.num_rows - start, options.rows_per_part - before % options.rows_per_part)
             yield Slice("parquet", file, name, before + 1, rows, start, group)
             start, before = start + rows, before + rows
 
@@ -160,7 +160,7 @@ def _check_columns(names: list[str], options: Options) -> None:
 
 
 def _cut(sizes: Iterable[int], rows_per_part: int) -> Iterator[tuple[int, int, int]]:
-    """Yield slices of rows of these sizes in bytes: how many rows come before, and how many rows and bytes it has."""
+    """Cut rows of these sizes in bytes into slices; yield the rows before each slice, its rows and its bytes."""
     before = rows = length = 0
     for size in sizes:
         full = rows == _SLICE_ROWS or length + size > _SLICE_BYTES or (before + rows) % rows_per_part == 0
@@ -174,18 +174,18 @@ def _cut(sizes: Iterable[int], rows_per_part: int) -> Iterator[tuple[int, int, i
 
 
 def _by_part(slices: list[Slice], rows_per_part: int) -> Iterator[tuple[int, tuple[Slice, ...]]]:
-    for number, members in groupby(slices, lambda one: (one.first_row - 1) // rows_per_part):
+    for number, members in groupby(slices, lambda member: (member.first_row - 1) // rows_per_part):
         yield number, tuple(members)
 
 
 def _part(name: str, slices: tuple[Slice, ...], identities: list[tuple[str, int, int]]) -> Part:
-    rows = sum(one.rows for one in slices)
+    rows = sum(part_slice.rows for part_slice in slices)
     identity = json.dumps([identities, slices[0].first_row, rows])
     return Part(name, rows, hashlib.sha256(identity.encode()).hexdigest(), slices)
 
 
 def _identity(root: Path, file: Path) -> tuple[str, int, int]:
-    """Return what changes when a file does."""
+    """Return the name, size and modification time of a file: they change when the file does."""
     name = str(file.relative_to(root))
     if not file.is_file():
         return name, 0, 0

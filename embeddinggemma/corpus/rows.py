@@ -1,4 +1,4 @@
-"""Slices of files to rows: each is a text with its id and title, or a reason why it is none."""
+"""Slices of files to rows: each is a text with its id and title, or the reason why it cannot be embedded."""
 
 import csv
 import json
@@ -21,23 +21,23 @@ csv.field_size_limit(sys.maxsize)  # a document may be longer than 131,072 chara
 
 @dataclass(frozen=True)
 class Slice:
-    """Some rows that are read, embedded and handed on together."""
+    """Rows that are read together."""
 
     format: str
     """jsonl, csv, parquet or text."""
     path: Path
-    """The file; the folder, for text files."""
+    """The file; for text files, their folder."""
     name: str
-    """What ids and rejects call the file."""
+    """The name of the file in ids and rejects."""
     first_row: int
     """Number of the first row; a file's first row, after a header, is 1."""
     rows: int
     start: int = 0
-    """Where the first row begins: a byte of the file; for Parquet, a row of the row group."""
+    """Where the first row begins: the byte in the file, or for Parquet the row in the row group."""
     group: int = 0
     """Row group of a Parquet file."""
     files: tuple[str, ...] = ()
-    """Text files, each a row, relative to the folder."""
+    """Text files, each a row; their paths in the folder."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Reject:
 
 
 RawRow = Mapping[str, Any] | ValueError
-"""A row as it was read, by column, or why it could not be."""
+"""The values of a row by column, or the reason why the row could not be read."""
 
 
 def read_rows(part_slice: Slice, options: Options) -> Iterator[Row | Reject]:
@@ -75,29 +75,29 @@ def read_rows(part_slice: Slice, options: Options) -> Iterator[Row | Reject]:
     if part_slice.format == "text":
         yield from (_checked(_read_text(part_slice.path / name), name, name, 1, Options()) for name in part_slice.files)
         return
-    records = _READERS[part_slice.format](part_slice, options)
-    for number, record in enumerate(islice(records, part_slice.rows), part_slice.first_row):
-        yield _checked(record, f"{part_slice.name}:{number}", part_slice.name, number, options)
+    raw_rows = _READERS[part_slice.format](part_slice, options)
+    for number, raw in enumerate(islice(raw_rows, part_slice.rows), part_slice.first_row):
+        yield _checked(raw, f"{part_slice.name}:{number}", part_slice.name, number, options)
 
 
-def _checked(record: RawRow, default_id: str, file: str, number: int, options: Options) -> Row | Reject:
+def _checked(raw: RawRow, default_id: str, file: str, number: int, options: Options) -> Row | Reject:
     row_id = default_id
     try:
-        if isinstance(record, ValueError):
-            raise record
-        row_id = _id(record, options.id_column) or default_id
-        title = _title(record, options.title_column)
-        if options.text_column not in record:
+        if isinstance(raw, ValueError):
+            raise raw
+        row_id = _id(raw, options.id_column) or default_id
+        title = _title(raw, options.title_column)
+        if options.text_column not in raw:
             raise ValueError(f"the row has no {options.text_column!r}")
-        text = record[options.text_column]
+        text = raw[options.text_column]
         check_text(options.text_column, text)
     except ValueError as error:
         return Reject(row_id, file, number, str(error))
     return Row(row_id, file, number, text, title)
 
 
-def _id(record: Mapping[str, Any], column: str | None) -> str | None:
-    value = record.get(column) if column else None
+def _id(raw: Mapping[str, Any], column: str | None) -> str | None:
+    value = raw.get(column) if column else None
     if value is None:
         return None
     if not isinstance(value, str | int) or isinstance(value, bool):
@@ -106,8 +106,8 @@ def _id(record: Mapping[str, Any], column: str | None) -> str | None:
     return str(value)
 
 
-def _title(record: Mapping[str, Any], column: str | None) -> str | None:
-    value = record.get(column) if column else None
+def _title(raw: Mapping[str, Any], column: str | None) -> str | None:
+    value = raw.get(column) if column else None
     if value is None:
         return None
     check_string(str(column), value)
@@ -146,7 +146,7 @@ def _parse_line(line: bytes) -> RawRow:
 
 
 def csv_records(file: IO[bytes]) -> Iterator[tuple[list[str] | csv.Error, int]]:
-    """Yield each record from here on, or why it is none, and its length in bytes."""
+    """Yield each record from the file's position on, or the error in it, and its length in bytes."""
     consumed = 0
 
     def lines() -> Iterator[str]:
@@ -168,10 +168,10 @@ def csv_records(file: IO[bytes]) -> Iterator[tuple[list[str] | csv.Error, int]]:
 
 
 def csv_header(file: IO[bytes]) -> tuple[list[str], int]:
-    """Return the columns' names and how many bytes they take.
+    """Return the columns' names and the length of the header in bytes.
 
     Raises:
-        ValueError: the file does not begin with them.
+        ValueError: the file does not begin with the columns' names.
 
     """
     header, size = next(csv_records(file), ([], 0))

@@ -1,4 +1,4 @@
-"""The run: parts to slices, slices through Ray Data's workers, what comes back into the output, in order."""
+"""The run: work units of the parts go to Ray Data's workers, and their results into the output, in order."""
 
 import logging
 import os
@@ -16,25 +16,25 @@ from embeddinggemma.corpus.rows import Slice
 from embeddinggemma.settings import Settings
 from embeddinggemma.weights.manifest import Manifest
 
-_SLICES_PER_GPU = 16  # eight times the tokens of a forward pass
+_SLICES_PER_GPU = 16  # in a work unit: about eight times the tokens of a forward pass
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_STORE_BYTES = 256 * 2**20  # for each worker: the vectors that wait for being written
+_STORE_BYTES = 256 * 2**20  # for each worker: results that wait to be written
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Where to embed; None is what the machines suggest."""
+    """Where to embed; None: `place` chooses by the CPU cores and GPUs that there are."""
 
     count: int | None = None
     threads: int | None = None
-    """CPU cores of each."""
+    """CPU cores per worker."""
     address: str | None = None
-    """Of a Ray cluster; None: this machine."""
+    """Address of a Ray cluster; None: this machine."""
 
 
 def settings_of(manifest: Manifest, settings: Settings, options: Options) -> dict[str, Any]:
-    """Return all that the vectors depend on, for OutputFolder."""
+    """Return everything that the vectors depend on, for OutputFolder."""
     return {
         "model": manifest.folder_name,
         "EMBEDDINGGEMMA_ENGINE": settings.engine,
@@ -51,11 +51,11 @@ def embed_parts(
     options: Options,
     workers: Workers,
 ) -> Iterator[Embedded]:
-    """Embed the parts that are not finished; yield each piece of work once it is in its part's file.
+    """Embed the parts that are not finished; yield the result of each work unit once it is in its part's file.
 
     Raises:
-        ValueError: there are not so many CPU cores or GPUs.
-        ray.exceptions.RayError: a worker failed for good; finished parts stay, and the next run goes on from them.
+        ValueError: there are fewer CPU cores or GPUs than asked for.
+        ray.exceptions.RayError: a worker failed for good; finished parts stay, and the next run continues after them.
 
     """
     missing = [part for part in parts if part.name not in output.finished]
@@ -78,26 +78,28 @@ class Placement:
 
     workers: int
     threads: int
+    """CPU cores per worker."""
     gpus: int
+    """GPUs per worker."""
 
 
 def place(workers: Workers, cpus: int, gpus: int) -> Placement:
-    """Give each worker a GPU, or one CPU core where there is no GPU and nothing else is asked for.
+    """Give each worker a GPU, or one CPU core if there is no GPU and no other number is asked for.
 
     Raises:
-        ValueError: there are not so many; the message says how many there are.
+        ValueError: more is asked for than there is; the message says how much there is.
 
     """
     for name, value in (("--workers", workers.count), ("--threads", workers.threads)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
-    # Threads of one worker wait for each other in every product, so whatever else runs on a core slows all of them;
-    # workers of one thread do not (benchmarks/corpus.md). But each worker holds the model, hence the choice.
+    # Threads of a worker wait for each other in every product, so other work on one core slows all of them. Workers of
+    # one thread do not wait (benchmarks/corpus.md). But each worker holds the model, so more threads can be chosen.
     count = workers.count or gpus or max(1, cpus // (workers.threads or 1))
     threads = workers.threads or max(1, cpus // count)
     if count * threads > cpus or (gpus and count > gpus):
         there = f"{cpus} CPU cores{f' and {gpus} GPUs' if gpus else ''}"
-        raise ValueError(f"--workers {count} with --threads {threads} are more than there is: {there}")
+        raise ValueError(f"--workers {count} with --threads {threads} need more than there is: {there}")
     return Placement(count, threads, 1 if gpus else 0)
 
 
@@ -107,7 +109,7 @@ def _ray(workers: Workers) -> Iterator[Placement]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
     if workers.address is None:
-        # Ray would listen on every network interface. On macOS and Windows it keeps to loopback; this makes it here.
+        # Otherwise Ray listens on every network interface. With this it uses loopback only, as on macOS and Windows.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ["PYTHONPATH"] = os.pathsep.join(
             [str(_PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -118,8 +120,8 @@ def _ray(workers: Workers) -> Iterator[Placement]:
     quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     if workers.address is None:
         cpus = len(os.sched_getaffinity(0))
-        most = workers.count or cpus
-        ray.init("local", num_cpus=cpus, object_store_memory=_STORE_BYTES * (most + 1), **quiet)
+        max_workers = workers.count or cpus
+        ray.init("local", num_cpus=cpus, object_store_memory=_STORE_BYTES * (max_workers + 1), **quiet)
     else:
         ray.init(workers.address, runtime_env={"py_modules": [str(_PACKAGE)]}, **quiet)
     try:
@@ -130,13 +132,13 @@ def _ray(workers: Workers) -> Iterator[Placement]:
 
 
 def _work_units(part: Part, placement: Placement) -> list[tuple[Slice, ...]]:
-    """Return what is handed to a worker at once: a GPU wants more than CPU cores do."""
+    """Return the part's work units: slices handed to a worker at once, more of them to a GPU than to CPU cores."""
     together = _SLICES_PER_GPU if placement.gpus else 1
     return [part.slices[first : first + together] for first in range(0, len(part.slices), together)]
 
 
 def _results(parts: Sequence[Part], placement: Placement, arguments: tuple[Any, ...]) -> Iterator[Embedded]:
-    """Yield what became of each work unit of the parts, in their order."""
+    """Yield the result of each work unit of the parts, in order."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -153,7 +155,7 @@ def _results(parts: Sequence[Part], placement: Placement, arguments: tuple[Any, 
         num_gpus=placement.gpus,
         compute=ray.data.ActorPoolStrategy(
             size=placement.workers,
-            max_concurrent_calls_per_actor=2,  # one reads and tokenizes while the other's texts are embedded
+            max_concurrent_calls_per_actor=2,  # a work unit is read and tokenized while another is embedded
             enable_true_multi_threading=True,
         ),
     )

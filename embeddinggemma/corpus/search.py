@@ -1,8 +1,8 @@
-"""Exact search in the output: the cosine of a question with every vector, in memory that does not grow with them.
+"""Exact search in the output: the cosine of a question with every vector, a row group in memory at a time.
 
-The question stays in float32. A float16 or int8 vector is compared by its direction, which is what its numbers keep;
-a ubinary vector by that of its signs, +1 or -1. So the score is always a true cosine, of the question and of what was
-stored.
+The question stays in float32. A float16 or int8 vector is compared by its direction, which its numbers keep; a ubinary
+vector by the direction of its signs, +1 or -1. So the score is always a true cosine of the question and of the stored
+vector.
 """
 
 from collections.abc import Iterator
@@ -21,22 +21,22 @@ from embeddinggemma.engine.contract import Float32Array
 
 @dataclass(frozen=True)
 class Hit:
-    """A vector's place in the ranking, and what it is of."""
+    """A vector that was found: its score and its row."""
 
     score: float
     """Cosine, -1 to 1."""
     row: dict[str, Any]
-    """Its columns, all but `embedding`."""
+    """The columns of the vector's row, except `embedding`."""
 
 
 def search(folder: Path, question: Float32Array, dtype: str, count: int) -> list[Hit]:
-    """Return the vectors nearest to a question, the best first; of equals, those that stand first.
+    """Return the vectors nearest to a question, the best first; with equal scores, in the order of the output.
 
     Args:
         folder: the output of scripts/embed_corpus.
-        question: [dimension], of unit length, the dimension that of the vectors.
+        question: [dimension], the same dimension as the vectors; any length but 0.
         dtype: number type of the vectors.
-        count: how many at most.
+        count: how many vectors to return at most.
 
     """
     scores = np.zeros(0, np.float32)
@@ -45,7 +45,7 @@ def search(folder: Path, question: Float32Array, dtype: str, count: int) -> list
         found = cosines(vectors, question, dtype)
         scores = np.concatenate([scores, found])
         best = np.argsort(-scores, kind="stable")[:count]
-        places = [places[one] if one < len(places) else (path, group, int(one) - len(places)) for one in best]
+        places = [places[index] if index < len(places) else (path, group, int(index) - len(places)) for index in best]
         scores = scores[best]
     return [Hit(float(score), _row(*place)) for score, place in zip(scores, places, strict=True)]
 

@@ -1,1 +1,1 @@
-"""Token ids to raw vectors: the network, what makes it fast on each device, and the reference that it must equal."""
+"""Token ids to raw vectors: the network, what makes it fast on each device, and the reference to compare with."""

@@ -1,7 +1,8 @@
-"""Is a folder the model that this code computes? Asked of the small files, for other weights may be pinned as well.
+"""Checks that a folder holds the model that this code computes, because other weights can be pinned too.
 
-What config.json says of the network is checked where it is read; here it is what lies around the network. A model of
-the same shapes with another pooling would load, and give wrong vectors.
+Only small files are read. What `config.json` says about the network is checked in `model.py`, where it is read; here
+the modules around the network are checked. A model of the same shapes with another pooling would load, and give wrong
+vectors.
 """
 
 import json
@@ -17,7 +18,7 @@ _MODULES = {  # path: type, in the order in which a text goes through them
     "3_Dense": "sentence_transformers.models.Dense",
     "4_Normalize": "sentence_transformers.models.Normalize",
 }
-_POOLING = {"pooling_mode_mean_tokens": True, "include_prompt": True}  # every other mode has to be off
+_POOLING = {"pooling_mode_mean_tokens": True, "include_prompt": True}  # every other mode must be off
 _READ = (
     "1_Pooling/config.json",
     "2_Dense/config.json",
@@ -41,7 +42,7 @@ def check_pinned(manifest: Manifest) -> None:
 
 def check_architecture(folder: Path) -> None:
     """Raise ValueError, naming the file, unless the modules are EmbeddingGemma's and set as this code computes them."""
-    modules = {one["path"]: one["type"] for one in _read(folder / "modules.json")}
+    modules = {module["path"]: module["type"] for module in _read(folder / "modules.json")}
     if list(modules.items()) != list(_MODULES.items()):
         raise ValueError(f"{folder / 'modules.json'} lists {modules}; only {_MODULES} is implemented")
     pooling = _read(folder / "1_Pooling" / "config.json")
@@ -50,7 +51,7 @@ def check_architecture(folder: Path) -> None:
             raise ValueError(f"{folder / '1_Pooling' / 'config.json'}: {name} is {value!r}, which is not implemented")
     text = _read(folder / "sentence_bert_config.json")
     if text.get("do_lower_case") or text.get("max_seq_length") != 2048:
-        raise ValueError(f"{folder / 'sentence_bert_config.json'} asks for lower case, or for other than 2,048 tokens")
+        raise ValueError(f"{folder / 'sentence_bert_config.json'} asks for lower case, or not for 2,048 tokens")
 
 
 def _read(path: Path) -> Any:

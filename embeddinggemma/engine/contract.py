@@ -1,4 +1,4 @@
-"""What an engine can be asked for and what it answers, for those who use one without importing torch."""
+"""What an engine can be asked for and what it answers; importing this does not import torch."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -7,22 +7,22 @@ import numpy as np
 import numpy.typing as npt
 
 ENGINES = ("native", "sentence-transformers")
-"""native is the fast one; sentence-transformers is slow, and the reference."""
+"""native is fast; sentence-transformers is slow, and the reference."""
 DTYPES = ("auto", "float32", "bfloat16")
-"""Of the matrix products. float16 is no choice: it overflows to NaN, because activations reach about 800,000."""
+"""Of the matrix products. float16 is left out: it overflows to NaN, because activations reach about 800,000."""
 
 Float32Array = npt.NDArray[np.float32]
 
 Submit = Callable[[Sequence[Sequence[int]]], Future[Float32Array]]
 """Hands the token ids of some texts to an encoder; the future holds their raw vectors, [texts, size], or its error.
 
-Two errors are about the encoder: BatchTooLargeError and BrokenEncoderError. Any other is a text's or a request's own.
+Two errors are about the encoder: BatchTooLargeError and BrokenEncoderError. Any other error is about the texts.
 """
 
 
 class BatchTooLargeError(RuntimeError):
-    """An encoder has no memory for a batch, and may have it for a smaller one."""
+    """An encoder has too little memory for a batch; a smaller batch may fit."""
 
 
 class BrokenEncoderError(RuntimeError):
-    """No vector that an encoder gives from now on can be trusted, or it gives none; the message says why."""
+    """An encoder's vectors can no longer be trusted, or it gives no more vectors; the message says why."""

@@ -14,22 +14,23 @@ from embeddinggemma.engine.architecture import check_architecture
 from embeddinggemma.engine.contract import DTYPES, ENGINES, BatchTooLargeError, BrokenEncoderError, Float32Array
 
 # Tokens of one forward pass. On a CPU 2,048 is where throughput levels off (measured on two cores, tokens/s at 512,
-# 1,024, 2,048 and 4,096: 1,550, 1,634, 1,658, 1,593 in float32; 2,406, 2,590, 2,709, 2,759 in bfloat16). A GPU wants
-# more work at once than its launches cost; its figure is a guess until one is measured.
+# 1,024, 2,048 and 4,096: 1,550, 1,634, 1,658, 1,593 in float32; 2,406, 2,590, 2,709, 2,759 in bfloat16). A GPU needs
+# batches whose work takes longer than their launches; its figure is a guess until it is measured.
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16_384}
 
-# Seconds after which a forward pass will never end: a thread that died, a card that hangs. By estimate the slowest that
-# does end is the reference engine's on a CPU with a long text, to whose length it pads many short ones: some minutes.
+# Seconds after which a forward pass is taken to be stuck: its thread died, or the card hangs. The slowest pass that is
+# not stuck takes some minutes by estimate: the reference engine on a CPU pads many short texts to the length of a long
+# text.
 _PASS_TIMEOUT = {"cpu": 600.0, "cuda": 120.0}
 
-# What PyTorch's allocators and libraries say, for want of types of their own, where memory is short ...
+# PyTorch has no exception types for these errors. What its allocators and libraries say if memory is short ...
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|bad_alloc|ALLOC_FAILED")
-# ... and where the driver failed: most of these errors end the CUDA context, and none leaves anything to rely on.
+# ... and if the driver failed: most of these errors end the CUDA context, and none leaves it reliable.
 _DEVICE_FAILED = re.compile("CUDA (driver )?error")
 
 
 class Model(Protocol):
-    """A network that embeds token ids."""
+    """A network that turns token ids into raw vectors."""
 
     def encode(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return the raw vector of each text: float32 [texts, 768] on the CPU, not normalised."""
@@ -42,9 +43,9 @@ class Model(Protocol):
 class Encoder:
     """A loaded model, the one thread that runs it, and how much to give it at once.
 
-    OpenMP gives every thread that computes a team of workers of its own. With two teams there are more workers than
-    cores, and libgomp lets them sleep between two operations: a short text then takes twice as long (measured: 32 ms in
-    place of 15). So whatever computes with torch, loading included, does it in `thread`.
+    OpenMP gives every computing thread its own team of workers. With two teams there are more workers than cores, and
+    libgomp lets them sleep between two operations: a short text then takes twice as long (measured: 32 ms instead of
+    15). So everything that computes with torch, loading included, runs in `thread`.
     """
 
     model: Model
@@ -52,7 +53,9 @@ class Encoder:
     device: torch.device
     dtype: torch.dtype
     tokens_per_batch: int
+    """Tokens of one forward pass, by default for this device."""
     pass_timeout: float
+    """Seconds after which a forward pass is taken to be stuck."""
 
     def submit(self, token_ids: Sequence[Sequence[int]]) -> Future[Float32Array]:
         """Return the future raw vector of each text, float32 [texts, 768], not normalised; errors as for `encode`."""
@@ -62,9 +65,9 @@ class Encoder:
         """Return the raw vector of each text, float32 [texts, 768], not normalised.
 
         Raises:
-            BatchTooLargeError: memory is short for this batch.
-            BrokenEncoderError: a CUDA error, or a vector that is not finite: no text has such a one in verified
-                weights, so memory, processor or card are at fault.
+            BatchTooLargeError: there is too little memory for this batch.
+            BrokenEncoderError: a CUDA error, or a vector that is not finite. With verified weights no text gives such a
+                vector, so memory, processor or card are at fault.
 
         """
         return self.submit(token_ids).result()
@@ -78,24 +81,24 @@ class Encoder:
             if np.isfinite(vectors).all():
                 return vectors
             failure = BrokenEncoderError("a vector is not finite; memory, processor or card are at fault")
-        # Only here is nothing left of a failed pass: its error, by its traceback, held on to all that it had computed.
+        # Not earlier: until here the error's traceback kept everything that the failed pass had computed in memory.
         if isinstance(failure, BatchTooLargeError) and self.device.type == "cuda":
             torch.cuda.empty_cache()
         raise failure
 
 
 def load_encoder(folder: Path, engine: str = "native", dtype: str = "auto") -> Encoder:
-    """Load an engine from a verified folder onto the GPU, or onto the CPU where there is none.
+    """Load an engine from a verified folder onto the GPU, or onto the CPU if there is no GPU.
 
     Args:
         folder: the model's files.
         engine: native, or sentence-transformers, which is slow and the reference.
-        dtype: of the matrix products: float32, bfloat16, or auto: bfloat16 on a GPU that has it, else float32.
+        dtype: of the matrix products: float32, bfloat16, or auto: bfloat16 on a GPU that has it, otherwise float32.
 
     Raises:
-        ValueError: no such engine or dtype, or one that this machine does not have, or a model that is not
+        ValueError: there is no such engine or dtype, this machine does not have the dtype, or the model is not
             EmbeddingGemma.
-        RuntimeError: the engine computes causal attention, so that its vectors would be wrong.
+        RuntimeError: the engine computes causal attention, so its vectors would be wrong.
 
     """
     device = choose_device()
@@ -113,7 +116,7 @@ def load_encoder(folder: Path, engine: str = "native", dtype: str = "auto") -> E
 
 
 def _explained(error: BaseException) -> Exception:
-    """Return what a failed forward pass means for the batches to come."""
+    """Return what the error of a forward pass means for later batches."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or _NO_MEMORY.search(str(error)):
         return BatchTooLargeError(str(error) or "MemoryError")
     if _DEVICE_FAILED.search(str(error)) or not isinstance(error, Exception):
@@ -126,7 +129,7 @@ class _LoadModel(Protocol):
 
 
 def _load_model(engine: str) -> _LoadModel:
-    """Import the one engine that is asked for: sentence-transformers alone takes seconds."""
+    """Import only the engine that is asked for: sentence-transformers alone takes seconds."""
     if engine == "native":
         from embeddinggemma.engine.model import EmbeddingGemma
 
@@ -139,7 +142,7 @@ def _load_model(engine: str) -> _LoadModel:
 
 
 def choose_device() -> torch.device:
-    """Return the GPU, or the CPU where there is none."""
+    """Return the GPU, or the CPU if there is no GPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -169,7 +172,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 def _check_bidirectional(model: Model) -> None:
     """Change the last token and see that the first token's state changes."""
-    bos, eos, word, one, other = 2, 1, 100, 200, 300
-    first, second = (model.token_states([bos, word, last, eos])[0] for last in (one, other))
-    if torch.equal(first, second):
+    bos, eos, word, last, other_last = 2, 1, 100, 200, 300
+    state, other_state = (model.token_states([bos, word, end, eos])[0] for end in (last, other_last))
+    if torch.equal(state, other_state):
         raise RuntimeError("attention is causal: the first token does not see the last; vectors would be wrong")

@@ -1,10 +1,9 @@
-"""Replaying the whole forward of one short text on a GPU.
+"""Replays the whole forward of a short text on a GPU.
 
-A forward is some hundreds of kernel launches, each a few microseconds of host time: for a short text that is
-more than the GPU's own work. A CUDA graph records them once and launches all of them together. A graph is
-recorded for one number of tokens, so a text is rounded up to a bucket; the tokens that fill it up are a
-second text, which attention and pooling keep apart from the first by `cu_seqlens` as they do the texts of
-any batch.
+A forward is some hundreds of kernel launches, each a few microseconds of host time: for a short text that is more than
+the GPU's own work. A CUDA graph records the launches once and starts all of them together. A graph is recorded for one
+number of tokens, so a text is rounded up to a bucket. The tokens that fill the bucket are a second text; attention and
+pooling keep it apart from the first text by `cu_seqlens`, as in any batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,12 +19,12 @@ Forward = Callable[[torch.Tensor, Packing], torch.Tensor]
 
 
 class Bucket:
-    """Inputs of a forward at fixed addresses: one text of 1 to `size` tokens, filled up by a second."""
+    """Inputs of a forward at fixed addresses: a text of 1 to `size` tokens, filled up with a second text."""
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.ids = torch.zeros(size, dtype=torch.int64, device=device)
-        # The second text's positions need not start from 0: nobody reads its vector. Nor do the lengths here
-        # follow the text: the host only uses them as upper bounds.
+        # The second text's positions need not start from 0, because its vector is never read. The lengths here do not
+        # follow the text, because the host only uses them as upper bounds.
         cu_seqlens = torch.tensor((0, 1, size), dtype=torch.int32, device=device)
         self.packing = Packing((size, 0), cu_seqlens, torch.arange(size, device=device))
 
@@ -36,7 +35,7 @@ class Bucket:
 
 
 class ShortTextGraphs:
-    """One recorded forward for each bucket; one caller at a time, for they share their memory."""
+    """One recorded forward for each bucket; one caller at a time, because they share memory."""
 
     def __init__(self, forward: Forward, device: torch.device) -> None:
         """Record `forward`: (ids, packing) -> [texts, size]; it must never wait for the device."""
@@ -45,20 +44,20 @@ class ShortTextGraphs:
 
     @staticmethod
     def _record(forward: Forward, bucket: Bucket, pool: object) -> tuple[Bucket, torch.cuda.CUDAGraph, torch.Tensor]:
-        aside = torch.cuda.Stream(bucket.ids.device)
-        aside.wait_stream(torch.cuda.current_stream(bucket.ids.device))
-        with torch.cuda.stream(aside):
-            # cuBLAS chooses its kernels and workspaces on first use, which no graph may contain.
+        side_stream = torch.cuda.Stream(bucket.ids.device)
+        side_stream.wait_stream(torch.cuda.current_stream(bucket.ids.device))
+        with torch.cuda.stream(side_stream):
+            # cuBLAS chooses its kernels and workspaces on first use; no graph may contain that.
             for _ in range(2):
                 forward(bucket.ids, bucket.packing)
-        torch.cuda.current_stream(bucket.ids.device).wait_stream(aside)
+        torch.cuda.current_stream(bucket.ids.device).wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):  # type: ignore[arg-type]
             vectors = forward(bucket.ids, bucket.packing)
         return bucket, graph, vectors
 
     def encode(self, ids: Sequence[int]) -> torch.Tensor:
-        """Vector of one text of at most BUCKETS[-1] token ids: float32 [1, size] on the CPU."""
+        """Return the vector of one text of at most BUCKETS[-1] token ids: float32 [1, size] on the CPU."""
         bucket, graph, vectors = next(entry for entry in self._graphs if len(ids) <= len(entry[0].ids))
         bucket.fill(ids)
         graph.replay()

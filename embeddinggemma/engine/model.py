@@ -1,134 +1,47 @@
-"""EmbeddingGemma in native PyTorch: token ids in, one vector a text out.
+"""EmbeddingGemma in native PyTorch: token ids in, one vector per text out.
 
-The model is Gemma 3's decoder run as an encoder: bidirectional attention, mean pooling, two dense layers. The
-formulas are those of transformers' `modeling_gemma3.py` and of sentence-transformers' Pooling and Dense.
+The model is Gemma 3's decoder run as an encoder: bidirectional attention, mean pooling, two dense layers. The formulas
+come from transformers' `modeling_gemma3.py` and from sentence-transformers' Pooling and Dense.
+
 Two things make it fast:
 
 - Packing: the tokens of all texts lie end to end in one [tokens, hidden] matrix; nothing is ever padded.
-- Fusing at load time, exact up to rounding: query, key and value are one matrix; a norm's (1 + weight) is
-  folded into the matrix that follows it; the two dense layers, which have no activation between them, are one
-  matrix.
+- Fusing at load time, exact up to rounding: query, key and value are one matrix; a norm's (1 + weight) is folded into
+  the matrix that follows it; the two dense layers, which have no activation between them, are one matrix.
 
-Weights and inputs of the matrix products have the model's dtype; the residual stream, norms, rotations,
-pooling and projection are always float32 (in bfloat16 they cost sentence-transformers a cosine of 0.997).
+Weights and inputs of the matrix products have the model's dtype. The residual stream, norms, rotations, pooling and
+projection are always float32 (in bfloat16, sentence-transformers' vectors only reach a cosine of 0.997).
 """
 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 
 from embeddinggemma.engine.attention import Attention, Packing, attention_for, varlen_attention
+from embeddinggemma.engine.checkpoint import SLIDING, Config, TensorFile
 from embeddinggemma.engine.graphs import BUCKETS, ShortTextGraphs
 from embeddinggemma.engine.linear import Linear, gelu_gated
 
-SLIDING, FULL = "sliding_attention", "full_attention"
-_REQUIRED: Final[dict[str, Any]] = {
-    "model_type": "gemma3_text",
-    "hidden_activation": "gelu_pytorch_tanh",
-    "use_bidirectional_attention": True,
-    "attention_bias": False,
-    "attn_logit_softcapping": None,
-    "rope_scaling": None,
-    "num_key_value_heads": 1,
-}
-
-
-@dataclass(frozen=True)
-class Config:
-    """What `config.json` says of the shapes; its names, save `window` and `scale`.
-
-    window: how many places to either side a sliding layer sees. transformers halves `sliding_window` (512)
-        for bidirectional attention and adds one, then asks for distances below that: 256 places.
-    scale: of the attention scores, query_pre_attn_scalar ** -0.5.
-    """
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int
-    head_dim: int
-    layer_types: tuple[str, ...]
-    max_position_embeddings: int
-    rms_norm_eps: float
-    rope_theta: dict[str, float]
-    window: int
-    scale: float
-
-    @classmethod
-    def load(cls, path: Path) -> "Config":
-        """Read `config.json`; ValueError where it asks for something this file does not compute."""
-        raw = json.loads(path.read_text())
-        for key, required in _REQUIRED.items():
-            if raw.get(key) != required:
-                raise ValueError(f"{path}: {key} is {raw.get(key)!r}; only {required!r} is implemented")
-        layer_types = tuple(raw["layer_types"])
-        if len(layer_types) != raw["num_hidden_layers"] or not {SLIDING, FULL}.issuperset(layer_types):
-            raise ValueError(f"{path}: layer_types must name {SLIDING} or {FULL}, num_hidden_layers in all")
-        return cls(
-            vocab_size=raw["vocab_size"],
-            hidden_size=raw["hidden_size"],
-            intermediate_size=raw["intermediate_size"],
-            num_attention_heads=raw["num_attention_heads"],
-            head_dim=raw["head_dim"],
-            layer_types=layer_types,
-            max_position_embeddings=raw["max_position_embeddings"],
-            rms_norm_eps=raw["rms_norm_eps"],
-            rope_theta={SLIDING: raw["rope_local_base_freq"], FULL: raw["rope_theta"]},
-            window=raw["sliding_window"] // 2,
-            scale=raw["query_pre_attn_scalar"] ** -0.5,
-        )
-
-
-class TensorFile:
-    """The tensors of one safetensors file, mapped into memory, as float32 of a known shape."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file = safe_open(path, framework="pt")
-
-    def stored(self, name: str, *shape: int) -> torch.Tensor:
-        """The tensor in the dtype it is stored in, still on disk; ValueError if missing or misshapen."""
-        if name not in self._file.keys():  # noqa: SIM118 - not a dict
-            raise ValueError(f"{self.path} has no tensor {name!r}; is it EmbeddingGemma?")
-        tensor = self._file.get_tensor(name)
-        if tensor.shape != shape or tensor.dtype not in (torch.float32, torch.bfloat16):
-            raise ValueError(
-                f"{self.path}: {name} is {tensor.dtype} {list(tensor.shape)}; needed: float32 or bfloat16 {list(shape)}"
-            )
-        return tensor
-
-    def matrix(self, name: str, rows: int, columns: int) -> torch.Tensor:
-        """`name.weight` [rows, columns] in float32."""
-        return self.stored(f"{name}.weight", rows, columns).float()
-
-    def norm(self, name: str, size: int) -> torch.Tensor:
-        """The factor [size] of an RMSNorm in float32. Gemma stores its distance from one."""
-        return 1 + self.stored(f"{name}.weight", size).float()
-
 
 def rms_norm(x: torch.Tensor, eps: float, out: torch.Tensor | None = None) -> torch.Tensor:
-    """x / sqrt(mean(x²) + eps) along the last dimension, in float32; the factor is applied elsewhere.
+    """Return x / sqrt(mean(x²) + eps) along the last dimension, in float32; the factor is applied elsewhere.
 
     `out` may be `x` itself; on the CPU that spares the caches another tensor.
     """
     if x.is_cuda:
-        return F.rms_norm(x, x.shape[-1:], None, eps)  # one kernel there, seven passes on the CPU
+        return F.rms_norm(x, x.shape[-1:], None, eps)  # one kernel on the GPU, seven passes on the CPU
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return torch.mul(x, torch.addcmul(x.new_tensor(eps), norm, norm, value=1 / x.shape[-1]).rsqrt_(), out=out)
 
 
 def rotations(theta: float, config: Config) -> torch.Tensor:
-    """Rotary embedding as unit complex numbers [positions, 1, head_dim / 2]: e^(i · position · frequency).
+    """Return the rotary embedding as unit complex numbers [positions, 1, head_dim / 2]: e^(i · position · frequency).
 
-    The frequencies are theta ** (-2j / head_dim) (RoFormer, arXiv 2104.09864), in float32 as transformers has
-    them.
+    The frequencies are theta ** (-2j / head_dim) (RoFormer, arXiv 2104.09864), in float32 as in transformers.
     """
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     positions = torch.arange(config.max_position_embeddings, dtype=torch.float32)
@@ -139,9 +52,8 @@ def rotations(theta: float, config: Config) -> torch.Tensor:
 def pair_halves(heads: torch.Tensor, head_dim: int) -> torch.Tensor:
     """Reorder each head's rows 0, 1, 2, … to 0, n/2, 1, n/2 + 1, …: [heads * head_dim, …], the same shape.
 
-    Gemma rotates dimension j together with j + n/2; side by side the two are one complex number, so the
-    rotation is one complex product. Queries and keys are reordered alike, which leaves their dot products
-    unchanged.
+    Gemma rotates dimension j together with j + n/2; side by side the two are one complex number, so the rotation is one
+    complex product. Queries and keys are reordered alike, which leaves their dot products unchanged.
     """
     return heads.unflatten(0, (-1, 2, head_dim // 2)).transpose(1, 2).flatten(0, 2)
 
@@ -174,8 +86,8 @@ class Layer:
         self.attention_output = linear(tensors.matrix(f"{name}.self_attn.o_proj", hidden, queries))
         self.gate, self.up = linear(gate * mlp_norm), linear(up * mlp_norm)
         self.down = linear(tensors.matrix(f"{name}.mlp.down_proj", hidden, inner))
-        # One row per head, all query heads and then the key. Not folded into the matrix before it: the heads
-        # are normalised in between. The same holds for the two norms behind attention and MLP.
+        # One row per head, all query heads and then the key. Not folded into the matrix before it, because the heads
+        # are normalised in between. The same holds for the two norms after attention and MLP.
         norms = [pair_halves(norm, head_dim) for norm in (query_norm, key_norm)]
         self.head_norms = torch.stack([norms[0]] * config.num_attention_heads + [norms[1]]).to(device)
         self.post_attention_norm = tensors.norm(f"{name}.post_attention_layernorm", hidden).to(device)
@@ -183,7 +95,7 @@ class Layer:
         self.dtype = dtype
 
     def __call__(self, x: torch.Tensor, rotation: torch.Tensor, packing: Packing, attend: Attention) -> torch.Tensor:
-        """float32 [tokens, hidden] -> the same, in place; rotation is complex64 [tokens, 1, head_dim / 2]."""
+        """Transform x, float32 [tokens, hidden], in place; rotation is complex64 [tokens, 1, head_dim / 2]."""
         eps = self.config.rms_norm_eps
         query, key, value = self.projected(rms_norm(x, eps).to(self.dtype), rotation)
         window = self.config.window if self.type == SLIDING else None
@@ -193,7 +105,10 @@ class Layer:
         return x.addcmul_(rms_norm(mixed, eps, out=mixed), self.post_mlp_norm)
 
     def projected(self, x: torch.Tensor, rotation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """[tokens, hidden] -> query [tokens, heads, head_dim], key and value [tokens, head_dim], rotated."""
+        """Return query [tokens, heads, head_dim], key and value [tokens, head_dim] of x [tokens, hidden].
+
+        Query and key are rotated.
+        """
         heads, head_dim = self.head_norms.shape
         mixed = self.query_key_value(x)
         turned = mixed[:, :-head_dim].unflatten(1, (heads, head_dim)).float()
@@ -211,10 +126,10 @@ class EmbeddingGemma:
         self.config = config = Config.load(folder / "config.json")
         self.device, self.dtype, self.attend = device, dtype, attention_for(device, dtype)
         path, hidden = folder / "model.safetensors", config.hidden_size
-        # On the CPU the table stays mapped from the file: only the rows of tokens that occur are ever read.
+        # On the CPU the table stays mapped from the file: only the rows of tokens that occur are read.
         table = TensorFile(path).stored("embed_tokens.weight", config.vocab_size, hidden)
         self.token_embedding = table.to(device)
-        # Mapped anew for each layer, so that the pages read for it are given back once it is fused.
+        # Mapped again for each layer, so that the pages read for it are freed once it is fused.
         self.layers = [Layer(TensorFile(path), i, config, device, dtype) for i in range(len(config.layer_types))]
         thetas = config.rope_theta.items()
         self.rotations = {kind: rotations(theta, config).to(device) for kind, theta in thetas}
@@ -226,8 +141,14 @@ class EmbeddingGemma:
     def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "EmbeddingGemma":
         """Read config.json, model.safetensors, 2_Dense and 3_Dense from `folder`.
 
-        dtype is that of the matrix products: float32 (exact) or bfloat16 (faster; cosine to float32 0.9998).
-        Raises ValueError for any other dtype, and for files that ask for what is not implemented.
+        Args:
+            folder: the model's files.
+            device: where to compute.
+            dtype: of the matrix products: float32 (exact) or bfloat16 (faster; cosine to float32 0.9998).
+
+        Raises:
+            ValueError: any other dtype, or the files ask for something that is not implemented.
+
         """
         if dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"{dtype} is refused: use float32 or bfloat16 (float16 overflows to NaN)")
@@ -238,15 +159,19 @@ class EmbeddingGemma:
     def encode(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
         """Embed each text's token ids: float32 [texts, size] on the CPU, mean-pooled, projected, not unit.
 
-        A text's vector does not depend on the texts beside it. Raises ValueError for a text that is empty or
-        has more than max_position_embeddings tokens, and for ids outside the vocabulary.
+        A text's vector does not depend on the other texts.
+
+        Raises:
+            ValueError: a text is empty or has more than max_position_embeddings tokens, or an id is outside the
+                vocabulary.
+
         """
         self._check(token_ids)
         if self.graphs and len(token_ids) == 1 and len(token_ids[0]) <= BUCKETS[-1]:
             return self.graphs.encode(token_ids[0])
         if not token_ids:
             return torch.empty(0, self.size)
-        # Texts of equal length side by side share one product in attention.
+        # Texts of equal length that lie side by side share one product in attention.
         order = sorted(range(len(token_ids)), key=lambda i: len(token_ids[i]))
         packing = Packing.of(tuple(len(token_ids[i]) for i in order), self.device)
         ids = torch.tensor([token for i in order for token in token_ids[i]])
@@ -261,9 +186,11 @@ class EmbeddingGemma:
         return self._states(torch.tensor(token_ids, device=self.device), packing)
 
     def products(self, tokens: int) -> torch.Tensor:
-        """Compute the matrix products of a forward pass over so many tokens, and nothing else: the limit of its speed.
+        """Compute only the matrix products of a forward pass over `tokens` tokens: they limit its speed.
 
-        Returns [tokens, hidden] on the device; its values mean nothing.
+        Returns:
+            [tokens, hidden] on the device; its values mean nothing.
+
         """
         config = self.config
         x = torch.ones(tokens, config.hidden_size, device=self.device, dtype=self.dtype)
@@ -274,7 +201,7 @@ class EmbeddingGemma:
         return mixed
 
     def forward(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """int64 [tokens] -> float32 [texts, size], on the device, without ever waiting for it."""
+        """Return the vectors, float32 [texts, size], of ids, int64 [tokens]: on the device, without waiting for it."""
         return self.projection(mean_pool(self._states(ids, packing), packing.cu_seqlens))
 
     def _states(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
@@ -294,15 +221,15 @@ class EmbeddingGemma:
 
 
 def mean_pool(x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-    """[tokens, hidden] -> [texts, hidden]: the mean of each text's rows (a "bag" of consecutive rows)."""
+    """Return the mean of each text's rows (a "bag" of consecutive rows), [texts, hidden], of x [tokens, hidden]."""
     rows = torch.arange(len(x), device=x.device, dtype=cu_seqlens.dtype)
     return F.embedding_bag(rows, x, cu_seqlens, mode="mean", include_last_offset=True)
 
 
 def projection(folder: Path, config: Config) -> torch.Tensor:
-    """Final norm's factor and both dense layers as one matrix [size, hidden], multiplied out in float64.
+    """Return the final norm's factor and both dense layers as one matrix [size, hidden], multiplied in float64.
 
-    Pooling lies between norm and dense layers, but a mean commutes with a factor per column.
+    Pooling lies between the norm and the dense layers, but a mean commutes with a factor per column.
     """
     norm = TensorFile(folder / "model.safetensors").norm("norm", config.hidden_size).double()
     matrices = []

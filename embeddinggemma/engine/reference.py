@@ -1,29 +1,29 @@
-"""The model's own reference, sentence-transformers, as an engine: slow, and what ours is compared with."""
+"""The model's own reference, sentence-transformers, as an engine: slow; the native engine is compared with it."""
 
 import os
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from transformers import __version__ as transformers_version
 
-# Before it, `use_bidirectional_attention` is ignored and attention is silently causal.
+# Earlier versions ignore `use_bidirectional_attention`, and attention is silently causal.
 _FIRST_BIDIRECTIONAL_TRANSFORMERS = (4, 57)
 
 
 class SentenceTransformersModel:
-    """EmbeddingGemma through sentence-transformers' modules, all but the last, Normalize."""
+    """EmbeddingGemma through all of sentence-transformers' modules except the last, Normalize."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-        """Load the model from a verified folder; no hub is asked for anything.
+        """Load the model from a verified folder, without a request to any hub.
 
         Raises:
             RuntimeError: transformers is too old to compute bidirectional attention.
 
         """
-        version = tuple(int(part) for part in transformers_version.split(".")[:2])
-        if version < _FIRST_BIDIRECTIONAL_TRANSFORMERS:
-            raise RuntimeError(f"transformers {transformers_version} computes causal attention; 4.57 is needed")
+        transformers = version("transformers")
+        if tuple(int(part) for part in transformers.split(".")[:2]) < _FIRST_BIDIRECTIONAL_TRANSFORMERS:
+            raise RuntimeError(f"transformers {transformers} computes causal attention; 4.57 is needed")
         os.environ["HF_HUB_OFFLINE"] = "1"
         from sentence_transformers import SentenceTransformer
 
@@ -56,9 +56,9 @@ class SentenceTransformersModel:
         longest = max(map(len, token_ids))
         ids = torch.zeros(len(token_ids), longest, dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for row, one in enumerate(token_ids):
-            ids[row, : len(one)] = torch.tensor(one)
-            mask[row, : len(one)] = 1
+        for row, text_ids in enumerate(token_ids):
+            ids[row, : len(text_ids)] = torch.tensor(text_ids)
+            mask[row, : len(text_ids)] = 1
         features: dict[str, torch.Tensor] = self._transformer(
             {"input_ids": ids.to(self._device), "attention_mask": mask.to(self._device)}
         )
@@ -66,5 +66,5 @@ class SentenceTransformersModel:
 
 
 def load_on_cpu(folder: Path) -> SentenceTransformersModel:
-    """Return the reference where it is right to the last digit: in float32 on the CPU, whatever cards there are."""
+    """Load the reference in float32 on the CPU, where it is exact, even if there is a GPU."""
     return SentenceTransformersModel(folder, torch.device("cpu"), torch.float32)

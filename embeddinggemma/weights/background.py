@@ -1,6 +1,6 @@
-"""The weights, made ready in a process of their own while this one imports and loads.
+"""The weights, verified or downloaded in a separate process while this one imports and loads.
 
-A thread would wait for Python's global lock: importing PyTorch and parsing the tokenizer keep it for up to a second,
+A thread would wait for Python's global lock: importing PyTorch and parsing the tokenizer hold it for up to a second,
 and a download needs it for every few kilobytes.
 """
 
@@ -26,16 +26,16 @@ from embeddinggemma.weights.verification import identities
 Loaded = TypeVar("Loaded")
 
 _PROGRAM = "embeddinggemma.weights.background"
-_GLANCE = 0.02  # seconds between two looks for a file
+_POLL_INTERVAL = 0.02  # seconds between two looks for a file
 
 log = logging.getLogger(__name__)
 
 
 class WeightsInBackground:
-    """The weights, made ready while the caller imports and loads; arguments as for ensure_weights.
+    """The weights, verified or downloaded while the caller imports and loads; arguments as for ensure_weights.
 
-    Where the cache holds every file in its right size, loading need not wait for the digests. What was loaded is
-    handed out only once they are known to be right. As a context it ends its process with it.
+    If the cache holds every file in its right size, loading does not wait for the digests; the result is returned only
+    once the digests are known to be right. As a context manager it ends its process at the end of the context.
     """
 
     def __init__(self, manifest: Manifest, store: Store) -> None:
@@ -52,15 +52,15 @@ class WeightsInBackground:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:  # nobody waits for the weights any more
+        if self._process.poll() is None:  # the weights are no longer needed
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def load_early(self, path: str, load: Callable[[Path], Loaded]) -> Loaded | None:
-        """Return `load(folder)` as soon as the one file that it reads is there, even if others are still to come.
+        """Return `load(folder)` as soon as the only file that it reads is there, even if others are still downloading.
 
-        A file that was missing gets its name only when it is verified. Of one that was there before, nothing is known
-        yet: None, and `load` loads it with the others.
+        A missing file gets its final name only when it is verified. A file that was there before is not verified yet:
+        the method returns None, and `load` loads it with the others.
 
         Raises:
             WeightsError, ManifestError: as for ensure_weights.
@@ -68,14 +68,15 @@ class WeightsInBackground:
         """
         if path not in self._missing:
             return None
-        while not (self._folder / path).exists() and not wait([self._verified], timeout=_GLANCE).done:
+        while not (self._folder / path).exists() and not wait([self._verified], timeout=_POLL_INTERVAL).done:
             pass
         return _timed(load, self._folder if (self._folder / path).exists() else self._verified.result())
 
     def load(self, load: Callable[[Path], Loaded]) -> Loaded:
-        """Return `load(folder)`, all of whose files are verified by then.
+        """Return `load(folder)` once all files of the folder are verified.
 
-        `load` may be called twice: where a file that was there proves wrong, it is fetched and all is loaded again.
+        `load` may be called twice: if a file that was there proves wrong, it is downloaded, and everything is loaded
+        again.
 
         Raises:
             WeightsError, ManifestError: as for ensure_weights.
@@ -90,12 +91,12 @@ class WeightsInBackground:
             else:
                 if self._found_was_right():
                     return loaded
-                del loaded  # before the right ones take as much memory
-            log.warning("load: again, because files had to be replaced")
+                del loaded  # before the right files take as much memory
+            log.warning("load: again, because wrong files were replaced")
         return _timed(load, self._verified.result())
 
     def _found_was_right(self) -> bool:
-        """Return whether the files that were there at first have been verified, and not replaced meanwhile."""
+        """Return whether the files that were there at first are verified, and were not replaced meanwhile."""
         return identities(self._verified.result(), self._files) == self._found
 
 
@@ -107,7 +108,7 @@ def _timed(load: Callable[[Path], Loaded], folder: Path) -> Loaded:
 
 
 def _start(manifest: Manifest, store: Store) -> "subprocess.Popen[bytes]":
-    """Start main() below. What it needs goes in by stdin, for the token must not be in a list of processes."""
+    """Start main() below. Its arguments go in by stdin, because a list of processes must not show the token."""
     environment = without_token(os.environ)
     packages = [str(Path(__file__).resolve().parent.parent.parent), os.environ.get("PYTHONPATH")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, packages))
@@ -119,32 +120,32 @@ def _start(manifest: Manifest, store: Store) -> "subprocess.Popen[bytes]":
         start_new_session=True,
     )
     wanted = pickle.dumps((manifest, store, logging.getLogger().getEffectiveLevel()))
-    with suppress(BrokenPipeError):  # it has ended already, and will give no answer
+    with suppress(BrokenPipeError):  # it has ended already; `_wait_for` reports that
         os.write(cast(IO[bytes], process.stdin).fileno(), wanted)
     return process
 
 
 def _wait_for(process: "subprocess.Popen[bytes]", folder: Path) -> Path:
-    """Return the folder when the process has made it ready; raise what kept it from that."""
+    """Return the folder when the process has finished; raise the process's error if there was one."""
     with process:
         try:
             error = pickle.load(cast(IO[bytes], process.stdout))  # noqa: S301 - from our own process
         except EOFError:
-            raise RuntimeError("the process that makes the weights ready has ended before they were") from None
+            raise RuntimeError("the process that verifies and downloads the weights ended too early") from None
     if error:
         raise error
     return folder
 
 
 def _end_with_stdin() -> None:
-    """Wait for the end of stdin, when whoever wants the weights is gone, and end the whole group, pget too."""
+    """Wait for the end of stdin, which means that the parent is gone, and kill the process group, pget included."""
     while os.read(sys.stdin.fileno(), 1):
         pass
     os.killpg(0, signal.SIGKILL)
 
 
 def main() -> None:
-    """Make the weights ready, and write the error that kept them from it, or None, to stdout."""
+    """Verify or download the weights, and write the error, or None, to stdout."""
     manifest, store, log_level = pickle.load(sys.stdin.buffer)  # noqa: S301 - from our own process
     logging.basicConfig(level=log_level, format="%(message)s")
     threading.Thread(target=_end_with_stdin, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Manifest to a folder in which every byte is verified, or one error that says what was tried."""
+"""A manifest to a folder in which every byte is verified, or an error that says what was tried."""
 
 import fcntl
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class WeightsError(RuntimeError):
-    """The pinned bytes could not be had or not be kept; the message says what was tried and what came of it."""
+    """The pinned bytes could not be downloaded or stored; the message says what was tried and why it failed."""
 
 
 def ensure_weights(manifest: Manifest, store: Store) -> Path:
@@ -27,11 +27,11 @@ def ensure_weights(manifest: Manifest, store: Store) -> Path:
 
     Args:
         manifest: the pinned files and the sources to try in order.
-        store: where they are kept, in a folder named after the pins, and how missing ones are had.
+        store: where they are kept, in a folder named after the pins, and how missing files are downloaded.
 
     Raises:
-        WeightsError: some file was to be had from no source, or the cache folder cannot be used; what was verified is
-            kept for the next try.
+        WeightsError: no source had a file, or the cache folder cannot be used; verified files are kept for the next
+            try.
         ManifestError: the store's `mirror` is not an https address.
 
     """
@@ -40,9 +40,9 @@ def ensure_weights(manifest: Manifest, store: Store) -> Path:
 
 
 def _routes(manifest: Manifest, store: Store) -> list[Route]:
-    """Return each source with each fetcher in the order to try: pget where it is on PATH, then plain HTTP.
+    """Return each source with each fetcher in the order to try: pget if it is on PATH, then plain HTTP.
 
-    A gated source is for plain HTTP alone: pget would carry the token along on redirects.
+    A gated source gets plain HTTP only: pget would send the token along on redirects.
     """
     pget = shutil.which("pget")
     routes: list[Route] = []
@@ -54,7 +54,7 @@ def _routes(manifest: Manifest, store: Store) -> list[Route]:
 
 
 def _verify(manifest: Manifest, cache: Path) -> Faults:
-    """Return what is wrong with the cached files; without the lock, so that a folder may be complete and read-only."""
+    """Return what is wrong with the cached files; without the lock, so that a complete folder can be read-only."""
     started = time.perf_counter()
     wrong = faults(cache / manifest.folder_name, manifest.files)
     size = sum(file.size for file in manifest.files if file not in wrong)
@@ -69,7 +69,7 @@ def _completed(manifest: Manifest, cache: Path, routes: Sequence[Route], wrong: 
         return folder
     try:
         with _exclusive(cache):
-            missing = faults(folder, wrong)  # another process may have brought them by now
+            missing = faults(folder, wrong)  # another process may have downloaded them meanwhile
             for file in missing:
                 (folder / file.path).unlink(missing_ok=True)
             failures = [failure for route in routes if missing for failure in deliver(route, missing, folder)]
@@ -89,14 +89,14 @@ def _report(manifest: Manifest, missing: Faults, failures: list[str]) -> str:
 
 @contextmanager
 def _exclusive(cache: Path) -> Iterator[None]:
-    """Be the one process that fills the cache; the system frees the lock of one that was killed."""
+    """Be the only process that fills the cache; the system frees the lock of a process that was killed."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("weights: waiting for another process, which fills %s", cache)
+            log.info("weights: waiting for another process that fills %s", cache)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        for stale in cache.glob(f"{STAGING_PREFIX}*"):  # of a process that was killed: a live one would hold the lock
+        for stale in cache.glob(f"{STAGING_PREFIX}*"):  # left by a killed process: a live one holds the lock
             shutil.rmtree(stale, ignore_errors=True)
         yield

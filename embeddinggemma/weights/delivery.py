@@ -1,4 +1,4 @@
-"""A route to files is a source and a fetcher: what arrives, and is right, is put into its folder at once."""
+"""Files over a route, which is a source and a fetcher: each file that arrives and is right is put into its folder."""
 
 import logging
 import tempfile
@@ -15,14 +15,14 @@ from embeddinggemma.weights.manifest import PinnedFile, Source
 from embeddinggemma.weights.progress import progress
 from embeddinggemma.weights.verification import Faults, fault
 
-STAGING_PREFIX = ".incoming-"  # of the folders beside the final one that hold what is not verified yet
+STAGING_PREFIX = ".incoming-"  # of folders next to the final one; they hold files that are not verified yet
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Route:
-    """From where, and with what."""
+    """Where to download from, and how."""
 
     source: Source
     fetcher: Fetcher
@@ -33,12 +33,12 @@ class Route:
 
 
 def deliver(route: Route, missing: Faults, folder: Path) -> list[str]:
-    """Fetch the missing files into the folder, and take those that came out of `missing`.
+    """Fetch the missing files into the folder, and remove the files that arrived from `missing`.
 
     Args:
         route: the source and the fetcher.
         missing: the files that the folder lacks; changed.
-        folder: where a file is put when its bytes are known to be the pinned ones.
+        folder: where a file is put once its bytes are verified.
 
     Returns:
         What went wrong, a line each.
@@ -59,17 +59,17 @@ def deliver(route: Route, missing: Faults, folder: Path) -> list[str]:
 
     log.info("weights: fetching %d files from %s", len(missing), route)
     with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=folder.parent) as staging, ThreadPoolExecutor() as pool:
-        placed = []
+        placements = []
         try:
             for arrival in _arrivals(route, list(missing), Path(staging)):
-                placed.append(pool.submit(place, *arrival))
+                placements.append(pool.submit(place, *arrival))
         except DownloadError as error:
             failures.append(str(error))
         arrived = time.perf_counter()
-        for one in placed:
-            one.result()
-        if placed:
-            log.info("verify: %d files, %.2f s after the last byte", len(placed), time.perf_counter() - arrived)
+        for placement in placements:
+            placement.result()
+        if placements:
+            log.info("verify: %d files, %.2f s after the last byte", len(placements), time.perf_counter() - arrived)
     for failure in failures:
         log.warning("weights: %s: %s", route, failure)
     return [f"{route}: {failure}" for failure in failures]
@@ -78,7 +78,7 @@ def deliver(route: Route, missing: Faults, folder: Path) -> list[str]:
 def _arrivals(
     route: Route, files: Sequence[PinnedFile], staging: Path
 ) -> Iterator[tuple[PinnedFile, Path, str | None]]:
-    """Download files into the staging folder; yield each with its path and, where already known, its sha256."""
+    """Download files into the staging folder; yield each with its path and, if already known, its sha256."""
     for file in files:
         (staging / file.path).parent.mkdir(parents=True, exist_ok=True)
     if route.source.is_archive:
@@ -88,20 +88,20 @@ def _arrivals(
         return
     downloads = {Download(route.source.url_of(file), staging / file.path, file.size): file for file in files}
     *small, largest = sorted(downloads, key=lambda download: downloads[download].size)
-    # What is small arrives first, and can be loaded while the network's weights are on their way.
-    for download, sha256 in _downloaded(route.fetcher, [part for part in (small, [largest]) if part]):
+    # Small files arrive first, and can be loaded while the network's weights are still downloading.
+    for download, sha256 in _downloaded(route.fetcher, [group for group in (small, [largest]) if group]):
         yield downloads[download], download.path, sha256
 
 
-def _downloaded(fetcher: Fetcher, parts: Sequence[Sequence[Download]]) -> Iterator[tuple[Download, str | None]]:
-    """Fetch one part after the other, and say in the log how far it is and how long it took."""
+def _downloaded(fetcher: Fetcher, groups: Sequence[Sequence[Download]]) -> Iterator[tuple[Download, str | None]]:
+    """Fetch one group after the other; log the progress and the time that it took."""
     started = time.perf_counter()
-    pending = list(chain.from_iterable(parts))
+    pending = list(chain.from_iterable(groups))
     handed_on = 0  # bytes
     sizes = [download.size for download in pending]
     total = None if None in sizes else sum(filter(None, sizes))
     with progress(lambda: handed_on + arrived_bytes(pending), total):
-        for download, sha256 in chain.from_iterable(map(fetcher.fetch, parts)):
+        for download, sha256 in chain.from_iterable(map(fetcher.fetch, groups)):
             handed_on += arrived_bytes([download])
             pending.remove(download)
             yield download, sha256

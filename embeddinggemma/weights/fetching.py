@@ -1,4 +1,4 @@
-"""What every fetcher promises: bytes at a path, or why not; never that they are right."""
+"""What every fetcher promises: bytes at a path, or an error; it does not promise that the bytes are right."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,14 @@ class DownloadError(Exception):
 
 @dataclass(frozen=True)
 class Download:
-    """One file to fetch: from where, to where, and how many bytes it has to have (None: not known beforehand)."""
+    """One file to fetch."""
 
     url: str
+    """Where to fetch from."""
     path: Path
+    """Where to put the bytes."""
     size: int | None
+    """How many bytes it must have; None: not known beforehand."""
 
 
 class Fetcher(Protocol):
@@ -32,7 +35,7 @@ class Fetcher(Protocol):
             computed it on the way.
 
         Raises:
-            DownloadError: a file could not be fetched; those yielded before are there to be used.
+            DownloadError: a file could not be fetched; the files yielded before can be used.
 
         """
 

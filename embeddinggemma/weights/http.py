@@ -1,4 +1,4 @@
-"""Downloads over HTTP: one connection, resumed where it is cut, with digests computed on the way."""
+"""Downloads over HTTP: one connection, resumed where it was cut, with digests computed on the way."""
 
 import hashlib
 import logging
@@ -19,7 +19,7 @@ from embeddinggemma.weights.urls import UnsafeUrlError, check_redirect, scrubbed
 log = logging.getLogger(__name__)
 
 _CONNECT_TIMEOUT = 10.0  # seconds
-_WAITS = (0.0, 0.25, 0.5, 1.0, 2.0)  # seconds before each try of one file
+_WAITS = (0.0, 0.25, 0.5, 1.0, 2.0)  # seconds before each try of a file
 _CHUNK = 1 << 20  # bytes read at a time, at most
 _MAX_REDIRECTS = 5
 
@@ -47,10 +47,10 @@ class HttpFetcher:
         """Fetch every file; see Fetcher."""
         with requests.Session() as session:
             for download in downloads:
-                yield download, self._fetch_one(session, download)
+                yield download, self._fetch_file(session, download)
 
-    def _fetch_one(self, session: requests.Session, download: Download) -> str:
-        """Fetch a file in as many tries as it takes, or are left, and return its sha256."""
+    def _fetch_file(self, session: requests.Session, download: Download) -> str:
+        """Fetch a file, with a limited number of tries, and return its sha256."""
         with download.path.open("wb") as file:
             arrived = _Arrived(file)
             for wait in _WAITS:
@@ -71,7 +71,7 @@ class HttpFetcher:
                 arrived.start_again()  # a server that ignores Range sends everything
             _check_length(response, download, arrived.size)
             try:
-                while chunk := response.raw.read1(_CHUNK):  # not iter_content, which loses what came before a cut
+                while chunk := response.raw.read1(_CHUNK):  # not iter_content, which loses bytes that came before a cut
                     arrived.append(chunk)
                     if download.size is not None and arrived.size > download.size:
                         raise DownloadError(f"{shown(download.url)} sends more than {download.size:,} bytes")
@@ -112,7 +112,7 @@ class HttpFetcher:
             raise self._explained(error, f"{urlsplit(url).hostname} cannot be reached") from None
 
     def _explained(self, error: Exception, what: str) -> DownloadError | _InterruptedError:
-        """Return the error to raise: final where waiting was vain, else one that asks for another try."""
+        """Return the error to raise: _InterruptedError if another try may help, otherwise DownloadError."""
         cause: BaseException = error
         while following := cause.__cause__ or cause.__context__:
             cause = following
@@ -133,7 +133,7 @@ class HttpFetcher:
 
 
 class _Arrived:
-    """What of a file has arrived: its bytes on disk, their number and their digest."""
+    """The bytes of a file that have arrived: on disk, their number and their digest."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -174,13 +174,13 @@ def _checked(response: requests.Response, token: str | None, start: int) -> requ
         raise _InterruptedError(f"{url}: HTTP {status}")
     hint = ""
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        asks = "has the account of HF_TOKEN accepted the licence?" if token else "is it gated, and HF_TOKEN set?"
+        asks = "has the account of HF_TOKEN accepted the licence?" if token else "is the source gated and HF_TOKEN set?"
         hint = f"; {asks}"
     raise DownloadError(f"{url}: HTTP {status}{hint}")
 
 
 def _check_length(response: requests.Response, download: Download, start: int) -> None:
-    """Refuse a file of the wrong length before its bytes are waited for."""
+    """Refuse a file of the wrong length before its bytes arrive."""
     announced = response.headers.get("Content-Length")
     if announced is None or download.size is None:
         return

@@ -1,4 +1,4 @@
-"""The weights manifest: which files make the model, what their bytes are, and where they can be had."""
+"""The weights manifest: which files make up the model, what their bytes are, and where to download them."""
 
 import hashlib
 import json
@@ -17,11 +17,14 @@ class ManifestError(ValueError):
 
 @dataclass(frozen=True)
 class PinnedFile:
-    """One file of the model: its path in the model's folder, its size in bytes, its sha256 in hex."""
+    """One file of the model."""
 
     path: str
+    """In the model's folder."""
     size: int
+    """In bytes."""
     sha256: str
+    """In hexadecimal digits."""
 
     @classmethod
     def of(cls, folder: Path, path: str) -> "PinnedFile":
@@ -32,10 +35,12 @@ class PinnedFile:
 
 @dataclass(frozen=True)
 class Source:
-    """A place that publishes the files: a URL in which `{path}` stands for a file's path, or the URL of one tar."""
+    """A place that publishes the files."""
 
     url: str
+    """A URL in which `{path}` stands for a file's path, or the URL of one tar."""
     gated: bool = False
+    """Whether it wants the operator's HF_TOKEN."""
 
     @property
     def is_archive(self) -> bool:
@@ -43,11 +48,11 @@ class Source:
         return "{path}" not in self.url
 
     def url_of(self, file: PinnedFile) -> str:
-        """Return the URL of one file."""
+        """Return the URL of a file."""
         return self.url.replace("{path}", quote(file.path))
 
     def __str__(self) -> str:
-        """Return the URL without the secrets that may be in it."""
+        """Return the URL without the secrets that it may hold."""
         return shown(self.url)
 
 
@@ -70,7 +75,7 @@ def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest.
 
     Raises:
-        ManifestError: it is not JSON, misses a digest, names a file outside its folder, or a source that is not https.
+        ManifestError: it is not JSON, lacks a digest, names a file outside its folder, or a source that is not https.
 
     """
     try:
@@ -106,7 +111,7 @@ def _source(entry: dict[str, Any]) -> Source:
     except UnsafeUrlError as error:
         raise ManifestError(str(error)) from None
     if source.is_archive and not _is_tar(source.url):
-        raise ManifestError(f"the source {source} has no {{path}} in it and is no .tar")
+        raise ManifestError(f"the source {source} has no {{path}} in it and is not a .tar")
     return source
 
 

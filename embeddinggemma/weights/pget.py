@@ -16,11 +16,11 @@ from embeddinggemma.weights.store import without_token
 from embeddinggemma.weights.urls import scrubbed
 
 _MIN_PROGRESS = 1 << 16  # bytes; an idle process still reads a few, to wake its own threads
-_MAX_REASON = 300  # characters of what it says
+_MAX_REASON = 300  # characters of its message
 
 
 class PgetFetcher:
-    """The program `pget`, which is given no token: it follows redirects by itself.
+    """The program `pget`. It is given no token, because it follows redirects by itself.
 
     Args:
         program: its path.
@@ -61,7 +61,7 @@ class PgetFetcher:
                     stdin=urls,
                     stdout=subprocess.DEVNULL,
                     stderr=messages,
-                    cwd=folder,  # so that the listing, which knows no quotes, has no folder with a space in it
+                    cwd=folder,  # so that the listing, which has no quotes, holds no folder with a space in it
                     env=environment,
                 )
             except OSError as error:
@@ -72,7 +72,7 @@ class PgetFetcher:
             finally:
                 process.kill()
                 process.wait()
-            return f"exit code {process.returncode}: {_last_words(messages)}" if process.returncode else None
+            return f"exit code {process.returncode}: {_reason(messages)}" if process.returncode else None
 
     def _stalls(self, process: subprocess.Popen[bytes], downloads: Sequence[Download]) -> bool:
         """Wait for the process to end; return early, and True, when it moves no more bytes."""
@@ -88,7 +88,7 @@ class PgetFetcher:
 
 
 class Watchdog:
-    """Tells when a transfer has moved no bytes for too long."""
+    """Notices when a transfer has moved no bytes for too long."""
 
     def __init__(self, stall_seconds: float, now: float) -> None:
         """Begin at the moment `now`, in seconds of any clock."""
@@ -97,7 +97,7 @@ class Watchdog:
         self.stalled = False
 
     def look(self, moved: int, now: float) -> None:
-        """Take note that by now so many bytes have been moved in all."""
+        """Take note that at the moment `now` the transfer has moved `moved` bytes in all."""
         if moved >= self._moved + _MIN_PROGRESS:
             self._moved, self._since = moved, now
         self.stalled = now - self._since >= self._stall_seconds
@@ -106,7 +106,7 @@ class Watchdog:
 def bytes_read(pid: int) -> int:
     """Return how many bytes a process has read so far: pget holds up to 125 MB of a chunk before it writes any.
 
-    Where the system does not tell (it does on Linux), 0: then only the files' growth counts as progress.
+    Where the system does not report it (Linux does), return 0: then only the files' growth counts as progress.
     """
     try:
         counters = Path(f"/proc/{pid}/io").read_text()
@@ -115,8 +115,8 @@ def bytes_read(pid: int) -> int:
     return int(dict(line.split(": ") for line in counters.splitlines())["rchar"])
 
 
-def _last_words(messages: BinaryIO) -> str:
-    """Return why a program says that it ended: the line of its panic, else its last."""
+def _reason(messages: BinaryIO) -> str:
+    """Return the reason that a program gave for its end: the line of its panic, otherwise its last line."""
     messages.seek(0)
     lines = [line for line in messages.read().decode(errors="replace").splitlines() if line.strip()] or [
         "no reason given"

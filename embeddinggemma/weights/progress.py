@@ -1,4 +1,4 @@
-"""How far a download is: a line that is drawn anew on a terminal, one line every few seconds in a log."""
+"""The progress of a download: a line that is redrawn on a terminal, or a log line every few seconds."""
 
 import logging
 import sys
@@ -19,8 +19,8 @@ def progress(arrived: Callable[[], int], total: int | None) -> Iterator[None]:
     """Show the progress while the context lasts.
 
     Args:
-        arrived: returns how many bytes are there by now.
-        total: how many there will be, where that is known.
+        arrived: returns how many bytes have arrived.
+        total: how many bytes there will be; None: not known.
 
     """
     on_terminal = sys.stderr.isatty()

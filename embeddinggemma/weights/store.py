@@ -9,16 +9,16 @@ STALL_SECONDS = 30.0  # longer than any pause of a transfer that is still alive
 
 @dataclass(frozen=True)
 class Store:
-    """The cache of verified weights, and the operator's part in filling it."""
+    """The cache of verified weights, and the operator's settings for filling it."""
 
     cache: Path
     """The folder that keeps verified weights."""
     mirror: str | None = None
     """Base URL, or URL of a tar, of the operator's own copy of the files; tried before the manifest's sources."""
     hf_token: str | None = field(default=None, repr=False)
-    """Sent to the manifest's gated source and nowhere else."""
+    """Sent only to the manifest's gated source."""
     stall_seconds: float = STALL_SECONDS
-    """How long a download may bring no byte before the next route is taken."""
+    """How long a download may bring no byte before the next route is tried."""
 
 
 def without_token(environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""URLs: which ones bytes may come from, and how one is shown without the secrets in it."""
+"""URLs: which URLs are safe to download from, and how a URL is shown without its secrets."""
 
 import ipaddress
 import re
@@ -28,10 +28,10 @@ def check_url(url: str) -> None:
 
 
 def check_redirect(url: str, target: str) -> None:
-    """Refuse a redirect that leads from a safe way to one that is less so.
+    """Refuse a redirect to a URL that is less safe.
 
     Raises:
-        UnsafeUrlError: the target is no safe URL, or leads from https to http, be it on this machine.
+        UnsafeUrlError: the target is not a safe URL, or it leads from https to http, even on this machine.
 
     """
     check_url(target)

@@ -1,4 +1,4 @@
-"""Pinned files on disk: are they the very bytes that the manifest pins?"""
+"""Checks that files on disk have exactly the bytes that the manifest pins."""
 
 import hashlib
 import mmap
@@ -12,9 +12,9 @@ Faults = dict[PinnedFile, str]  # what is wrong with each file that is not right
 
 
 def identities(folder: Path, files: Iterable[PinnedFile]) -> list[tuple[int, int]] | None:
-    """Return which files these are, by inode and time of change; None unless all are there in their right sizes.
+    """Return each file's inode and modification time; None unless all files are there in their right sizes.
 
-    As long as it stays the same, whoever opens a file opens the one that was verified.
+    As long as these stay the same, a file that is opened is the file that was verified.
     """
     found = []
     for file in files:
@@ -29,15 +29,15 @@ def identities(folder: Path, files: Iterable[PinnedFile]) -> list[tuple[int, int
 
 
 def faults(folder: Path, files: Iterable[PinnedFile]) -> Faults:
-    """Return the files that do not have their pinned bytes, each with what is wrong: files are read side by side."""
+    """Return the files that do not have their pinned bytes, each with what is wrong; files are read in parallel."""
     files = list(files)
     with ThreadPoolExecutor() as pool:
         found = pool.map(lambda file: fault(folder / file.path, file), files)
-    return {file: fault for file, fault in zip(files, found, strict=True) if fault}
+    return {file: wrong for file, wrong in zip(files, found, strict=True) if wrong}
 
 
 def fault(path: Path, pinned: PinnedFile, sha256: str | None = None) -> str | None:
-    """Return what is wrong with a file, or None; `sha256` is its digest where that is known already."""
+    """Return what is wrong with a file, or None; `sha256` is its digest if that is known already."""
     if wrong_size := _wrong_size(path, pinned):
         return wrong_size
     if sha256 is None:
@@ -59,9 +59,9 @@ def _wrong_size(path: Path, pinned: PinnedFile) -> str | None:
 
 
 def _sha256(path: Path) -> str:
-    """Hash a file in one call, mapped: read in blocks, a thread would wait for Python's global lock at every block.
+    """Hash a mapped file in one call: with reads in blocks, a thread would wait for Python's global lock at each block.
 
-    Next to busy imports and the tokenizer's loading, 1.26 GB took 2.0 s in blocks of 8 MB and 1.5 s so (measured).
+    During imports and the tokenizer's loading, 1.26 GB took 2.0 s in blocks of 8 MB and 1.5 s in one call (measured).
     """
     if path.stat().st_size == 0:
         return hashlib.sha256().hexdigest()  # an empty file cannot be mapped

@@ -44,7 +44,7 @@ def test_the_largest_chunk_fits_into_2048_tokens_with_its_prompt(tokenizer: Toke
         room = text_room(tokenizer, task, None)
         spans = chunk_spans(tokenizer.token_starts(text), len(text), room, room // 2)
         tokenized = tokenizer.tokenize([add_prompt(text[start:end], task) for start, end in spans])
-        assert not any(one.truncated for one in tokenized)
+        assert not any(chunk.truncated for chunk in tokenized)
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -53,7 +53,7 @@ def test_a_prompt_adds_at_most_a_few_tokens_where_it_joins_a_chunk(tokenizer: To
     chunk, prompt = 16, len(tokenizer.tokenize([add_prompt("", TASKS[0])])[0].ids)
     spans = chunk_spans(tokenizer.token_starts(text), len(text), chunk, 0)
     tokenized = tokenizer.tokenize([add_prompt(text[start:end], TASKS[0]) for start, end in spans])
-    assert max(len(one.ids) for one in tokenized) <= prompt + chunk + JOINT_TOKENS // 2
+    assert max(len(tokens.ids) for tokens in tokenized) <= prompt + chunk + JOINT_TOKENS // 2
 
 
 @pytest.mark.parametrize("overlap", [0, 3])
@@ -63,7 +63,7 @@ def test_neighbouring_chunks_share_the_overlap(overlap: int) -> None:
     assert spans[1] == (32 - 2 * overlap, 64 - 2 * overlap)
 
 
-def test_the_starts_are_those_of_the_whole_texts_tokens(tokenizer: Tokenizer) -> None:
+def test_the_starts_are_those_of_the_tokens_of_the_whole_text(tokenizer: Tokenizer) -> None:
     text = LONG_TEXTS["mixed"]
     assert len(text) > 3 * 65_536
     starts = tokenizer.token_starts(text)

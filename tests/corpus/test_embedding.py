@@ -62,7 +62,7 @@ def test_tokens_and_truncation_are_written(embed: Embed, embedder: Embedder) -> 
     assert table["truncated"].to_pylist() == [False, True]
 
 
-def test_titles_and_tasks_go_into_the_prompt(embed: Embed, embedder: Embedder) -> None:
+def test_titles_and_tasks_are_in_the_prompt(embed: Embed, embedder: Embedder) -> None:
     rows = [{"text": "same text", "title": "A title"}, {"text": "same text"}]
     titled = np.array(embed(rows, Options(title_column="title")).table["embedding"].to_pylist())
     assert np.abs(titled[0] - embedder.embed(["same text"], title="A title")[0]).max() < 1e-5

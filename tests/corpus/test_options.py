@@ -21,12 +21,12 @@ from embeddinggemma.tokenizer import MAX_TOKENS, Tokenizer
         ({"chunk": 100, "overlap": -1}, "--overlap is -1; it must be between 0"),
     ],
 )
-def test_what_contradicts_itself_is_refused(options: dict[str, Any], message: str) -> None:
+def test_contradictory_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Options(**options)
 
 
-def test_a_chunk_that_does_not_fit_beside_the_prompt_is_refused(small_model: Path) -> None:
+def test_a_chunk_that_does_not_fit_together_with_the_prompt_is_refused(small_model: Path) -> None:
     tokenizer = Tokenizer(small_model)
     room = text_room(tokenizer, "retrieval_document", None)
     assert MAX_TOKENS - 20 < room < MAX_TOKENS

@@ -35,8 +35,8 @@ def _embedded(ids: Sequence[str], rejects: int = 0) -> Embedded:
 
 def _write(output: OutputFolder, *embedded: Embedded, part: Part = PART) -> None:
     writer = PartWriter(output, part, schema(OPTIONS))
-    for one in embedded:
-        writer.add(one)
+    for rows in embedded:
+        writer.add(rows)
     output.finished[part.name] = writer.finish()
 
 
@@ -51,7 +51,7 @@ def test_a_finished_part_is_a_parquet_file_and_its_rejects(tmp_path: Path) -> No
         assert again.finished == output.finished
 
 
-def test_a_part_of_rejects_alone_is_finished_too(tmp_path: Path) -> None:
+def test_a_part_with_only_rejects_is_finished_too(tmp_path: Path) -> None:
     with open_output(tmp_path, SETTINGS, [PART]) as output:
         _write(output, _embedded([], rejects=3))
     assert output.finished[PART.name].rejected == 3
@@ -66,7 +66,7 @@ def test_a_lost_row_is_an_error_and_no_file(tmp_path: Path) -> None:
     assert parquet_files(tmp_path) == []
 
 
-def test_what_does_not_add_up_afterwards_is_said(tmp_path: Path) -> None:
+def test_counts_that_do_not_add_up_afterwards_are_reported(tmp_path: Path) -> None:
     with open_output(tmp_path, SETTINGS, [PART]) as output:
         _write(output, _embedded(["a", "b"], rejects=1))
     (tmp_path / "_rejects" / f"{PART.name}.jsonl").unlink()
@@ -90,20 +90,22 @@ def test_a_part_that_was_not_finished_leaves_nothing_behind(tmp_path: Path) -> N
     [
         (SETTINGS | {"dtype": "int8"}, [PART], "was begun with dtype 'float32', and now it is 'int8'"),
         (SETTINGS | {"model": "other"}, [PART], "was begun with model 'm', and now it is 'other'"),
-        (SETTINGS, [Part(PART.name, 3, "changed", ())], "was not made from INPUT as it is now"),
-        (SETTINGS, [], "was not made from INPUT as it is now"),
+        (SETTINGS, [Part(PART.name, 3, "changed", ())], "was made from files of INPUT that have changed"),
+        (SETTINGS, [], "was made from files of INPUT that have changed"),
     ],
 )
-def test_another_run_cannot_go_on(tmp_path: Path, settings: dict[str, object], parts: list[Part], message: str) -> None:
+def test_another_run_cannot_continue(
+    tmp_path: Path, settings: dict[str, object], parts: list[Part], message: str
+) -> None:
     with open_output(tmp_path, SETTINGS, [PART]) as output:
         _write(output, _embedded(["a", "b", "c"]))
     with pytest.raises(ValueError, match=message), open_output(tmp_path, settings, parts):
         pass
-    with open_output(tmp_path, SETTINGS, [PART]) as output:  # whoever was refused holds no lock
+    with open_output(tmp_path, SETTINGS, [PART]) as output:  # the refused run holds no lock
         assert list(output.finished) == [PART.name]
 
 
-def test_a_new_shard_beside_finished_ones_is_welcome(tmp_path: Path) -> None:
+def test_a_new_shard_next_to_finished_shards_is_accepted(tmp_path: Path) -> None:
     with open_output(tmp_path, SETTINGS, [PART]) as output:
         _write(output, _embedded(["a", "b", "c"]))
     with open_output(tmp_path, SETTINGS, [Part("another-00000", 1, "digest", ()), PART]) as output:

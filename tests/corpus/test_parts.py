@@ -54,7 +54,7 @@ def test_short_rows_share_slices_of_at_most_512_rows(tmp_path: Path) -> None:
     assert [section.rows for section in part.slices] == [512, 512, 76]
 
 
-def test_each_shard_of_a_folder_has_parts_of_its_own(tmp_path: Path) -> None:
+def test_each_shard_of_a_folder_has_its_own_parts(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("b.jsonl", "_a.jsonl", "deep/c.ndjson"):
         write_jsonl(tmp_path / name, [{"text": "x"}])
@@ -62,7 +62,7 @@ def test_each_shard_of_a_folder_has_parts_of_its_own(tmp_path: Path) -> None:
     assert names == ["%5Fa.jsonl-00000", "b.jsonl-00000", "deep%2Fc.ndjson-00000"]
 
 
-def test_a_folder_of_several_formats_needs_to_know_which(tmp_path: Path) -> None:
+def test_a_folder_of_several_formats_needs_the_option_format(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "rows.jsonl", [{"text": "x"}])
     (tmp_path / "read.me").write_text("a text")
     with pytest.raises(ValueError, match=r"several formats \(text: 1, jsonl: 1\); choose one with --format"):
@@ -75,7 +75,7 @@ def _sources(parts: list[Part]) -> dict[str, str]:
     return {part.name: part.source for part in parts}
 
 
-def test_a_changed_file_changes_the_source_of_its_parts_alone(tmp_path: Path) -> None:
+def test_a_changed_file_changes_only_the_source_of_its_own_parts(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         write_jsonl(tmp_path / name, [{"text": "x"}])
     before = _sources(plan_parts(tmp_path, Options()))
@@ -91,10 +91,10 @@ def test_a_changed_file_changes_the_source_of_its_parts_alone(tmp_path: Path) ->
     [
         (lambda path: path.parent.mkdir(exist_ok=True), Options(), "does not exist; INPUT is a file or a folder"),
         (lambda path: path.mkdir(), Options(), "holds no file to embed"),
-        (lambda path: _write_texts(path, ["x"]), Options(title_column="t"), "which text files have not"),
+        (lambda path: _write_texts(path, ["x"]), Options(title_column="t"), "which text files do not have"),
     ],
 )
-def test_what_holds_no_rows_is_refused(
+def test_an_input_without_rows_is_refused(
     tmp_path: Path, make: Callable[[Path], None], options: Options, message: str
 ) -> None:
     make(tmp_path / "input")
@@ -112,7 +112,7 @@ def test_a_table_without_the_text_column_is_refused(tmp_path: Path, name: str) -
         plan_parts(tmp_path / name, Options())
 
 
-def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_format_than_its_name_says_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.parquet").write_text(json.dumps({"text": "x"}))
     with pytest.raises(ValueError, match=r"rows\.parquet cannot be read as parquet"):
         plan_parts(tmp_path / "rows.parquet", Options())

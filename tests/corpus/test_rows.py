@@ -23,11 +23,11 @@ def _read(path: Path, options: Options, format: str | None = None) -> list[Row |
 
 
 def _rows(read: list[Row | Reject]) -> list[tuple[str, str, str | None]]:
-    return [(one.id, one.text, one.title) for one in read if isinstance(one, Row)]
+    return [(row.id, row.text, row.title) for row in read if isinstance(row, Row)]
 
 
 def _reasons(read: list[Row | Reject]) -> dict[int, str]:
-    return {one.row: one.reason for one in read if isinstance(one, Reject)}
+    return {reject.row: reject.reason for reject in read if isinstance(reject, Reject)}
 
 
 def test_jsonl_rows_are_read(tmp_path: Path) -> None:
@@ -68,7 +68,8 @@ def test_a_text_file_that_cannot_be_read_is_a_reject(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"caf\xe9")
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
     (tmp_path / "empty").write_text("")
-    rejects = {one.id: one.reason for one in _read(tmp_path, Options()) if isinstance(one, Reject)}
+    read = _read(tmp_path, Options())
+    rejects = {reject.id: reject.reason for reject in read if isinstance(reject, Reject)}
     assert rejects == {
         "latin": "the file is not UTF-8 at byte 3",
         "gone": "the file cannot be read: No such file or directory",
@@ -76,7 +77,7 @@ def test_a_text_file_that_cannot_be_read_is_a_reject(tmp_path: Path) -> None:
     }
 
 
-def test_a_row_without_an_id_of_its_own_has_its_file_and_number(tmp_path: Path) -> None:
+def test_a_row_without_its_own_id_has_its_file_and_number(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text": "one"}\n{"text": "two", "id": null}\n{"text": "three", "id": "mine"}\n')
     ids = [row.id for row in _read(file, Options(id_column="id"))]
@@ -109,8 +110,8 @@ def test_a_broken_line_is_a_reject_whose_reason_quotes_nothing(tmp_path: Path) -
     for row, begins in enumerate([*BROKEN_LINES.values(), "the line is not UTF-8 at byte 13"], 1):
         assert reasons.pop(row).startswith(begins)
     assert not reasons
-    assert SECRET not in str([one for one in read if isinstance(one, Reject)])
-    assert [one.text for one in read if isinstance(one, Row)] == ["right"]
+    assert SECRET not in str([reject for reject in read if isinstance(reject, Reject)])
+    assert [row.text for row in read if isinstance(row, Row)] == ["right"]
 
 
 def test_a_broken_csv_row_is_a_reject_and_the_next_row_is_read(tmp_path: Path) -> None:
@@ -125,10 +126,10 @@ def test_a_broken_csv_row_is_a_reject_and_the_next_row_is_read(tmp_path: Path) -
         5: "the row is not UTF-8",
         7: "the row is not CSV: unexpected end of data",
     }
-    assert [(one.number, one.text) for one in read if isinstance(one, Row)] == [(6, "right")]
+    assert [(row.number, row.text) for row in read if isinstance(row, Row)] == [(6, "right")]
 
 
-def test_a_parquet_value_that_is_no_text_is_a_reject(tmp_path: Path) -> None:
+def test_a_parquet_value_that_is_not_a_text_is_a_reject(tmp_path: Path) -> None:
     invalid = pa.Array.from_buffers(
         pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"\xe9x")]
     )

@@ -25,13 +25,13 @@ def _write(folder: Path, dtype: str) -> np.ndarray:
 
 
 def _brute_force(vectors: np.ndarray, dtype: str) -> np.ndarray:
-    """Return every cosine, one by one and in float64."""
+    """Return every cosine, computed singly and in float64."""
     if dtype == "ubinary":
         signs = np.unpackbits(vectors, axis=1)
         vectors = np.where(signs == 1, 1.0, -1.0)
     wide = vectors.astype(np.float64)
     question = QUESTION.astype(np.float64)
-    return np.array([one @ question / np.sqrt((one @ one) * (question @ question)) for one in wide])
+    return np.array([row @ question / np.sqrt((row @ row) * (question @ question)) for row in wide])
 
 
 @pytest.mark.parametrize("dtype", OUTPUT_DTYPES)
@@ -46,15 +46,15 @@ def test_the_ranking_is_that_of_brute_force(tmp_path: Path, dtype: str, count: i
     assert hits[0].row["text"] == "a text"
 
 
-@pytest.mark.parametrize(("dtype", "least"), [("float16", 0.9999), ("int8", 0.999), ("ubinary", 0.7)])
-def test_a_vector_stays_near_itself_in_every_number_type(dtype: str, least: float) -> None:
+@pytest.mark.parametrize(("dtype", "min_cosine"), [("float16", 0.9999), ("int8", 0.999), ("ubinary", 0.7)])
+def test_a_vector_stays_near_itself_in_every_number_type(dtype: str, min_cosine: float) -> None:
     stored = finish(RAW, DIMENSION, True, dtype)
     exact = finish(RAW, DIMENSION, True, "float32")
     own = np.array([cosines(stored[[row]], exact[row], dtype)[0] for row in range(len(RAW))])
-    assert least < own.min() <= own.max() < 1 + 1e-6
+    assert min_cosine < own.min() <= own.max() < 1 + 1e-6
 
 
-def test_equals_stand_in_their_order(tmp_path: Path) -> None:
+def test_equal_scores_keep_the_order_of_the_rows(tmp_path: Path) -> None:
     column = pa.FixedSizeListArray.from_arrays(pa.array(np.tile(QUESTION, 9)), DIMENSION)
     pq.write_table(pa.table({"id": list("abcdefghi"), "embedding": column}), tmp_path / "a.parquet", row_group_size=2)
     assert [hit.row["id"] for hit in search(tmp_path, QUESTION, "float32", 3)] == ["a", "b", "c"]

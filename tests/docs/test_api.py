@@ -15,6 +15,7 @@ from embeddinggemma import Embedder
 from embeddinggemma.request import check_request
 from embeddinggemma.vectors import OUTPUT_DTYPES
 from tests.support.documents import JAVASCRIPT_DECODER, first_column, printed, run, section
+from tests.support.inputs import DEFAULTS
 from tests.support.servers import RunningServer, running_gateway
 from tools import PROJECT
 from tools.reference_model import warm_cache
@@ -63,14 +64,14 @@ DECODE = JAVASCRIPT_DECODER + PLAIN + "print(answers.map(({ output, dtype }) => 
 
 
 def _in_node(program: str, answers: list[dict[str, Any]], folder: Path) -> Any:
-    """Return what a program prints of these answers."""
+    """Return the output of a program that is given these answers, in Node.js."""
     given = f"const answers = {json.dumps(answers)}, print = (value) => console.log(JSON.stringify(value));\n"
     (folder / "program.cjs").write_text(given + program)
     return json.loads(run("node", "program.cjs", folder=folder))
 
 
 def _in_chromium(program: str, answers: list[dict[str, Any]], folder: Path) -> Any:
-    """Return what a program prints of these answers."""
+    """Return the output of a program that is given these answers, in Chromium."""
     given = f"const answers = {json.dumps(answers)}, print = (value) => document.body.append(JSON.stringify(value));\n"
     page = folder / "page.html"
     page.write_text(f"<!doctype html><body><script>{given + program}</script></body>")
@@ -107,7 +108,7 @@ print(answers.map(({ output, dtype }) => new types[dtype](Buffer.from(output.emb
 def test_a_decoder_of_a_buffers_array_buffer_would_be_wrong_in_node(
     answers: list[dict[str, Any]], decoded: list[Any], tmp_path: Path
 ) -> None:
-    """A short Buffer lies in an ArrayBuffer that many share; of 768 float32 it is just long enough to have its own."""
+    """A short Buffer is in an ArrayBuffer that many share; a Buffer of 768 float32 is just long enough for its own."""
     short = [number for number, answer in enumerate(answers) if len(answer["output"]["embedding"]) < 4096]
     assert {answers[number]["dtype"] for number in short} == set(OUTPUT_DTYPES)
     lengths = _in_node(NAIVE, [answers[number] for number in short], tmp_path)
@@ -143,8 +144,10 @@ def test_the_library_runs_as_printed(small_model: Path, tmp_path: Path) -> None:
 def test_the_librarys_table_names_every_argument_and_its_default() -> None:
     parameters = list(inspect.signature(Embedder.embed).parameters.values())[1:]
     rows = re.findall(r"^\| `(\w+)` \| (?:`(.*?)`)? ?\|", section("docs/api.md", "The library"), re.MULTILINE)
-    defaults = [json.dumps(each.default) if isinstance(each.default, str) else str(each.default) for each in parameters]
-    assert rows == [(parameters[0].name, ""), *zip((each.name for each in parameters[1:]), defaults[1:], strict=True)]
+    values = [parameter.default for parameter in parameters[1:]]
+    defaults = [json.dumps(value) if isinstance(value, str) else str(value) for value in values]
+    names = [parameter.name for parameter in parameters]
+    assert rows == [(names[0], ""), *zip(names[1:], defaults, strict=True)]
 
 
 def test_the_search_runs_as_printed(gateway: str) -> None:
@@ -161,7 +164,7 @@ def test_the_gateways_commands_run_as_printed(server: RunningServer, tmp_path: P
     assert found.startswith("(768,) [")
 
 
-def test_the_metrics_table_names_what_the_server_measures(server: RunningServer) -> None:
+def test_the_metrics_table_names_metrics_of_the_server(server: RunningServer) -> None:
     measured = server.post(text="one text").json()["metrics"]
     assert set(first_column(section("docs/api.md", "Metrics"))) <= set(measured)
 
@@ -173,16 +176,6 @@ REFUSED: dict[str, dict[str, Any]] = {
     "texts has 1,025 texts": {"texts": ["one"] * 1025},
     "title goes with task retrieval_document only": {"text": "one", "title": "two", "task": "clustering"},
     "embedding_dim is 300; it must be one of": {"text": "one", "embedding_dim": 300},
-}
-DEFAULTS: dict[str, Any] = {
-    "text": None,
-    "texts": None,
-    "task": "retrieval_document",
-    "title": None,
-    "embedding_dim": 768,
-    "normalize": True,
-    "output_format": "base64",
-    "output_dtype": "float32",
 }
 
 

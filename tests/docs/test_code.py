@@ -1,4 +1,4 @@
-"""docs/code.md: the files, functions and folders that it names are there, and none is left out."""
+"""docs/code.md: the files, functions and folders that it names exist, and no file is left out."""
 
 import re
 from pathlib import Path
@@ -14,13 +14,13 @@ TABLES = dict(re.findall(r"^`([\w/]+)/`, [^\n]*:\n\n((?:\|.*\n)+)", PAGE, re.MUL
 
 
 def _file(name: str) -> Path:
-    """Return the file of a name, which begins at the project's folder, the package's, or one of the package's own."""
+    """Return the file of a path, which begins at the project's folder, the package or embeddinggemma/weights."""
     roots = [PROJECT, PACKAGE, PACKAGE / "weights"]
     [file] = {root / name for root in roots if (root / name).is_file()}
     return file
 
 
-def test_it_has_a_table_for_every_package() -> None:
+def test_the_page_has_a_table_for_every_package() -> None:
     assert set(TABLES) == {"gateway", *(str(path.parent.relative_to(PROJECT)) for path in PACKAGE.rglob("__init__.py"))}
 
 
@@ -37,7 +37,7 @@ def test_a_name_is_in_its_file(name: str, file: str) -> None:
     assert re.search(rf"\b{name.rpartition('.')[2]}\b", _file(file).read_text())
 
 
-def test_every_path_is_there() -> None:
+def test_every_path_exists() -> None:
     for path in re.findall(r"`([\w/]+/)`", PAGE):
         assert (PROJECT / path).is_dir(), path
     for file in re.findall(r"`((?:\w+/)+\w+\.\w+)`", PAGE):

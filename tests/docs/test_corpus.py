@@ -24,9 +24,9 @@ ARTICLES = [
 def test_the_commands_run_as_printed(small_model: Path, tmp_path: Path) -> None:
     (tmp_path / "scripts").symlink_to(SCRIPTS)
     write_jsonl(tmp_path / "articles.jsonl", ARTICLES)
-    said = run("bash", "-ec", COMMANDS, folder=tmp_path, changes=warm_cache(small_model, tmp_path / "cache"))
-    assert "rows: 3 = 3 embedded + 0 rejected" in said
-    assert all(article["text"] in said for article in ARTICLES)
+    output = run("bash", "-ec", COMMANDS, folder=tmp_path, changes=warm_cache(small_model, tmp_path / "cache"))
+    assert "rows: 3 = 3 embedded + 0 rejected" in output
+    assert all(article["text"] in output for article in ARTICLES)
     assert read_output(tmp_path / "articles-embedded").num_rows == 3
 
 
@@ -34,7 +34,7 @@ def test_the_table_names_every_column() -> None:
     assert first_column(section("docs/corpus.md", "What comes out")) == schema(Options(chunk=512)).names
 
 
-def test_the_options_that_it_names_are_there() -> None:
+def test_the_options_that_the_page_names_exist() -> None:
     scripts = (SCRIPTS / "embed_corpus").read_text() + (SCRIPTS / "search").read_text()
     options = set(re.findall(r"`(--?[a-z][\w-]*)", PAGES["docs/corpus.md"]))
     assert len(options) > 10

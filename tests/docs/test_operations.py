@@ -14,14 +14,14 @@ CHECK = printed("docs/operations.md", "bash", "python -m embeddinggemma.check")
 
 @pytest.mark.slow
 def test_the_check_runs_as_printed(small_model: Path, tmp_path: Path) -> None:
-    said = run("bash", "-c", CHECK, changes=warm_cache(small_model, tmp_path))
-    assert said.startswith("running: {")
-    assert "sentence-transformers in float32 on the CPU" in said
-    assert "| one text of 2,048 tokens |" in said
+    output = run("bash", "-c", CHECK, changes=warm_cache(small_model, tmp_path))
+    assert output.startswith("running: {")
+    assert "sentence-transformers in float32 on the CPU" in output
+    assert "| one text of 2,048 tokens |" in output
 
 
 def _read_by(*paths: Path) -> set[str]:
-    """Return the environment variables that are named in files."""
+    """Return the environment variables that these files name."""
     code = "\n".join(path.read_text() for path in paths)
     return set(re.findall(r'"((?:EMBEDDINGGEMMA_|HF_)[A-Z_]+)"', code))
 

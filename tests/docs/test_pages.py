@@ -1,4 +1,4 @@
-"""All pages: what they print is run by a test, and what they link to or name is there."""
+"""All pages: a test runs every program that they print, and everything that they link to or name exists."""
 
 import ast
 import re
@@ -59,13 +59,13 @@ def test_every_link_leads_somewhere(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_script_that_is_named_is_there(name: str) -> None:
+def test_every_script_that_is_named_exists(name: str) -> None:
     for script in re.findall(r"(?<![\w./])scripts/\w+", PAGES[name]):
         assert (PROJECT / script).is_file(), script
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_option_of_a_script_is_there(name: str) -> None:
+def test_every_option_of_a_script_exists(name: str) -> None:
     for script, arguments in re.findall(r"(?<![\w./])(scripts/\w+)((?: [^`\n]+)?)", PAGES[name]):
         for option in re.findall(r"(?<= )--[a-z][\w-]*", arguments):
             assert f'"{option}"' in (PROJECT / script).read_text(), f"{script} {option}"

@@ -1,10 +1,12 @@
-"""README.md: what it prints, run as a reader would, and its tables, against the code."""
+"""README.md: its programs and commands, run as a reader would run them, and its tables, against the code."""
 
 import json
 import re
 import subprocess
 from dataclasses import fields
 from pathlib import Path
+
+import pytest
 
 from embeddinggemma.prompts import TASKS, add_prompt
 from predict import Output, Predictor
@@ -23,8 +25,8 @@ ON_REPLICATE = printed("README.md", "python", "replicate.run(")
 ON_REPLICATE_IN_JAVASCRIPT = printed("README.md", "javascript", "replicate.run(")
 
 
-def test_the_first_command_prints_a_vector_even_if_no_source_has_the_weights(small_model: Path, tmp_path: Path) -> None:
-    assert small_model
+@pytest.mark.usefixtures("small_model")
+def test_the_first_command_prints_a_vector_even_if_no_source_has_the_weights(tmp_path: Path) -> None:
     manifest = json.loads((PROJECT / "weights_manifest.json").read_text())
     (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"sources": []}))
     changes = {
@@ -32,9 +34,9 @@ def test_the_first_command_prints_a_vector_even_if_no_source_has_the_weights(sma
         "EMBEDDINGGEMMA_CACHE": str(tmp_path / "cache"),
         "EMBEDDINGGEMMA_WEIGHTS_URL": "",
     }
-    said = run("bash", "-c", f"{RUN.strip()} 2>&1", changes=changes)
-    assert "the vectors MEAN NOTHING" in said
-    assert "vector: shape (768,), norm 1.000000" in said
+    output = run("bash", "-c", f"{RUN.strip()} 2>&1", changes=changes)
+    assert "the vectors MEAN NOTHING" in output
+    assert "vector: shape (768,), norm 1.000000" in output
 
 
 def test_the_servers_command_starts_it(small_model: Path, tmp_path: Path) -> None:
@@ -72,7 +74,7 @@ def test_replicates_python_client_runs_as_printed(gateway: str) -> None:
 
 
 def test_replicates_javascript_client_runs_as_printed(gateway: str, node_modules: Path) -> None:
-    """But for the one argument with which it reaches a container of one's own."""
+    """One argument is changed, so that the client reaches a local container."""
     assert "new Replicate()" in ON_REPLICATE_IN_JAVASCRIPT
     client = LOCAL_CLIENT.replace("http://127.0.0.1:8000", gateway)
     (node_modules / "example.mjs").write_text(ON_REPLICATE_IN_JAVASCRIPT.replace("new Replicate()", client))

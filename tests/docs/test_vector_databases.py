@@ -1,4 +1,4 @@
-"""docs/vector_databases.md: each program, run as printed, finds what numpy's exact cosine finds."""
+"""docs/vector_databases.md: each program, run as printed, finds the same texts as numpy's exact cosine."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ TEXTS = [f"{subject} {verb}, in chapter {number}." for number in range(8) for su
 
 @pytest.fixture(scope="module")
 def folder(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which `vectors` holds the texts in three Parquet files, and notes that readers are to skip."""
+    """A folder in which `vectors` holds the texts in three Parquet files, and other files that readers must skip."""
     folder = tmp_path_factory.mktemp("databases")
     (folder / "vectors" / "_rejects").mkdir(parents=True)
     (folder / "vectors" / "_rejects" / "part-0.jsonl").write_text("{}\n")

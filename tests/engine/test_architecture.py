@@ -16,7 +16,7 @@ from tools.reference_model import CONFIGS
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with copies of the files that are looked at."""
+    """Return a folder with copies of the files that are checked."""
     for name in ("modules.json", "sentence_bert_config.json", "1_Pooling/config.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((CONFIGS / name).read_bytes())
@@ -65,7 +65,7 @@ def test_another_setting_is_refused(folder: Path, file: str, key: str, value: ob
 
 
 @pytest.mark.parametrize("engine", ["native", "sentence-transformers"])
-def test_no_engine_loads_such_a_folder(folder: Path, engine: str) -> None:
+def test_no_engine_loads_a_refused_folder(folder: Path, engine: str) -> None:
     (folder / "modules.json").write_text("[]")
     with pytest.raises(ValueError, match=r"modules\.json lists"):
         load_encoder(folder, engine)

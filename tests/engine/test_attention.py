@@ -1,4 +1,4 @@
-"""The attentions agree, whatever the device each is for; packing tells them where each text begins."""
+"""The attention functions of all devices agree; packing says where each text begins."""
 
 from pathlib import Path
 
@@ -20,9 +20,7 @@ def small(small_model: Path) -> EmbeddingGemma:
     return EmbeddingGemma.load(small_model, CPU, torch.float32)
 
 
-def test_varlen_attention_is_told_the_bounds_of_each_text(
-    small: EmbeddingGemma, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_varlen_attention_gets_the_bounds_of_each_text(small: EmbeddingGemma, monkeypatch: pytest.MonkeyPatch) -> None:
     banded = small.encode(IDS)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_on_cpu)
     monkeypatch.setattr(small, "attend", attention.varlen_attention)

@@ -40,7 +40,7 @@ Embed = Callable[[Sequence[str]], Float32Array]
 def embed(model: Path) -> Embed:
     """Prompted texts to raw vectors, through our own stages."""
     tokenizer, encoder = Tokenizer(model), load_encoder(model)
-    return lambda prompted: encoder.encode([one.ids for one in tokenizer.tokenize(prompted)])
+    return lambda prompted: encoder.encode([text.ids for text in tokenizer.tokenize(prompted)])
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def raw(embed: Embed) -> Float32Array:
 
 @pytest.fixture(scope="module")
 def raw_reference(reference: SentenceTransformer) -> Float32Array:
-    """What the reference gives before its last module, Normalize."""
+    """The reference's vectors before its last module, Normalize."""
     without_normalize = SentenceTransformer(modules=list(reference)[:4], device="cpu")
     return np.asarray(without_normalize.encode(TEXTS, batch_size=1), dtype=np.float32)
 
@@ -103,7 +103,7 @@ def test_every_engine_and_dtype_embeds(small_model: Path, engine: str, dtype: st
         with pytest.raises(ValueError, match="bfloat16, which this cpu does not have"):
             load_encoder(small_model, engine, dtype)
         return
-    ids = [one.ids for one in Tokenizer(small_model).tokenize(TEXTS)]
+    ids = [text.ids for text in Tokenizer(small_model).tokenize(TEXTS)]
     exact = finish(load_encoder(small_model).encode(ids), 768, True, "float32")
     ours = finish(load_encoder(small_model, engine, dtype).encode(ids), 768, True, "float32")
     assert (ours * exact).sum(axis=1).min() > 0.99
@@ -127,13 +127,13 @@ def test_causal_attention_is_refused(small_model: Path, monkeypatch: pytest.Monk
 def test_a_transformers_that_computes_causal_attention_is_refused(
     small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reference_module, "transformers_version", "4.56.2")
+    monkeypatch.setattr(reference_module, "version", lambda _: "4.56.2")
     with pytest.raises(RuntimeError, match=r"transformers 4\.56\.2 computes causal attention"):
         load_encoder(small_model, "sentence-transformers")
 
 
 class FailingModel:
-    """A model whose forward pass ends otherwise than in good vectors."""
+    """A model whose forward pass does not end in good vectors."""
 
     def __init__(self, forward: Callable[[], torch.Tensor]) -> None:
         self.forward = forward
@@ -149,7 +149,7 @@ class FailingModel:
 
 def _raise(error: BaseException) -> Callable[[], torch.Tensor]:
     def forward() -> torch.Tensor:
-        raise type(error)(*error.args)  # a new one: its traceback holds what was computed
+        raise type(error)(*error.args)  # a new error: its traceback holds the activations
 
     return forward
 
@@ -169,7 +169,7 @@ def whole(small_model: Path) -> Encoder:
         (_raise(MemoryError()), "MemoryError"),
     ],
 )
-def test_short_memory_is_told_and_what_was_computed_is_given_up(
+def test_short_memory_is_reported_and_the_activations_are_freed(
     whole: Encoder, forward: Callable[[], torch.Tensor], message: str
 ) -> None:
     model = FailingModel(forward)
@@ -193,7 +193,7 @@ def test_short_memory_is_told_and_what_was_computed_is_given_up(
         (_raise(SystemExit()), "SystemExit"),
     ],
 )
-def test_what_leaves_no_vector_to_trust_breaks_the_encoder(
+def test_vectors_that_cannot_be_trusted_break_the_encoder(
     whole: Encoder, forward: Callable[[], torch.Tensor], message: str
 ) -> None:
     with pytest.raises(BrokenEncoderError, match=message):

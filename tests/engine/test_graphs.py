@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("length", [1, 3, 31, 32])
-def test_what_fills_up_a_bucket_does_not_touch_the_text(
+def test_the_tokens_that_fill_up_a_bucket_do_not_change_the_text(
     small_model: Path, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
     small = EmbeddingGemma.load(small_model, CPU, torch.float32)

@@ -1,4 +1,4 @@
-"""The native encoder against sentence-transformers on the same token ids, and against itself in other company."""
+"""The native encoder against sentence-transformers on the same token ids, and against itself in other batches."""
 
 import json
 import shutil
@@ -35,21 +35,21 @@ def test_each_length_alone_gives_the_references_vector(native: EmbeddingGemma, e
     assert (F.normalize(alone) - expected).abs().max() <= 2e-6
 
 
-def test_mixed_company_gives_the_references_vectors(native: EmbeddingGemma, expected: torch.Tensor) -> None:
+def test_a_mixed_batch_gives_the_references_vectors(native: EmbeddingGemma, expected: torch.Tensor) -> None:
     mixed = native.encode([*random_texts((16, 16, 60, 300), seed=1), *random_texts(LENGTHS)[::-1]])
     assert (F.normalize(mixed)[4:].flip(0) - expected).abs().max() <= 2e-6
 
 
 def test_bfloat16_keeps_a_cosine_of_0_9995(model: Path, expected: torch.Tensor) -> None:
-    tried = len(LENGTHS) if has_bfloat16(CPU) else 3  # emulated, the long ones would take minutes
+    tried = len(LENGTHS) if has_bfloat16(CPU) else 3  # emulated, the long texts would take minutes
     vectors = EmbeddingGemma.load(model, CPU, torch.bfloat16).encode(random_texts(LENGTHS)[:tried])
     assert vectors.dtype == torch.float32
     assert (F.normalize(vectors) * expected[:tried]).sum(-1).min() >= 0.9995
 
 
-def test_company_moves_a_vector_by_rounding_at_most(native: EmbeddingGemma) -> None:
+def test_a_batch_moves_a_vector_by_rounding_at_most(native: EmbeddingGemma) -> None:
     ids = random_texts((3, 12, 12, 12, 60, 60, 130, 300))
-    alone = torch.cat([native.encode([one]) for one in ids])
+    alone = torch.cat([native.encode([text]) for text in ids])
     assert (F.normalize(native.encode(ids)) - F.normalize(alone)).abs().max() <= 3e-7
 
 
@@ -63,7 +63,7 @@ def test_no_texts_give_no_vectors(small: EmbeddingGemma) -> None:
 
 
 def test_every_layer_counts(small: EmbeddingGemma, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the reference model, not the code: with a layer that did nothing, parity would prove nothing."""
+    """A check of the reference model, not of the code: with a layer that did nothing, parity would prove nothing."""
     ids = random_texts((16,))
     whole = F.normalize(small.encode(ids))
     for index in range(len(small.layers)):

@@ -1,4 +1,4 @@
-"""examples/client.py: vectors for lists of any length, and errors that say why there are none."""
+"""examples/client.py: vectors for lists of any length, or errors with the reason."""
 
 import threading
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from tools.server import free_port
 TEXTS = ["Mars is red.", "Venus is hot."]
 
 
-def test_the_vectors_are_the_containers(server: RunningServer) -> None:
+def test_the_client_gives_the_containers_vectors(server: RunningServer) -> None:
     vectors = embed(TEXTS, "clustering", f"{server.url}/")
     listed = server.predict(texts=TEXTS, task="clustering", output_format="array")["embedding"]
     assert vectors.dtype == np.float32
     assert np.abs(vectors - listed).max() < 1e-5
 
 
-def test_a_smaller_dimension_is_the_containers_too(server: RunningServer) -> None:
+def test_a_smaller_dimension_can_be_chosen(server: RunningServer) -> None:
     vectors = embed(TEXTS, "clustering", server.url, embedding_dim=128)
     assert vectors.shape == (2, 128)
     assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
@@ -38,7 +38,7 @@ def test_more_texts_than_a_request_may_hold_come_back_in_order(server: RunningSe
         assert np.abs(vectors[position] - alone).max() < 1e-5
 
 
-def test_no_texts_are_no_vectors(server: RunningServer) -> None:
+def test_no_texts_give_no_vectors(server: RunningServer) -> None:
     assert embed([], "clustering", server.url).shape == (0, 768)
 
 
@@ -80,7 +80,7 @@ def busy_at_first(server: RunningServer) -> Iterator[str]:
             self.wfile.write(answer)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Print nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as busy:
         threading.Thread(target=busy.serve_forever, daemon=True).start()

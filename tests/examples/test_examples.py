@@ -1,4 +1,4 @@
-"""The scripts of examples/, run as a user runs them: what they print is what numpy finds in the container's vectors."""
+"""The scripts of examples/, run as a user runs them: they print the results that numpy gets from the same vectors."""
 
 import re
 from itertools import chain
@@ -26,7 +26,7 @@ TABLE = dict(re.findall(r"^\| \[(\w+\.py)\]\(\.\./examples/\1\) \|[^|]*\| (.*) \
 
 
 def _cases(first: object, *others: object) -> list[Any]:
-    """Return arguments for a test, all but the first as slow ones."""
+    """Return arguments for a test; all but the first are slow."""
     return [first, *(pytest.param(other, marks=pytest.mark.slow) for other in others)]
 
 

@@ -13,7 +13,7 @@ DOCUMENTS = ["Mars is red.", "Venus is hot.", "Jupiter is large.", "Saturn has r
 QUERY = "Which planet is red?"
 
 
-def test_documents_and_queries_have_tasks_of_their_own(server: RunningServer) -> None:
+def test_documents_and_queries_have_their_own_tasks(server: RunningServer) -> None:
     embeddings = EmbeddingGemma(server.url)
     documents = embeddings.embed_documents(DOCUMENTS)
     assert np.abs(documents - server.embed(DOCUMENTS, "retrieval_document")).max() < 1e-5
@@ -60,7 +60,7 @@ def test_more_documents_than_a_request_may_hold(server: RunningServer) -> None:
     assert found.page_content == "document 1029"
 
 
-def test_no_documents_are_no_vectors(server: RunningServer) -> None:
+def test_no_documents_give_no_vectors(server: RunningServer) -> None:
     assert EmbeddingGemma(server.url).embed_documents([]) == []
 
 

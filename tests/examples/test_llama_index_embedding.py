@@ -15,7 +15,7 @@ DOCUMENTS = ["Mars is red.", "Venus is hot.", "Jupiter is large.", "Saturn has r
 QUERY = "Which planet is red?"
 
 
-def test_documents_and_queries_have_tasks_of_their_own(server: RunningServer) -> None:
+def test_documents_and_queries_have_their_own_tasks(server: RunningServer) -> None:
     embedding = EmbeddingGemma(where=server.url)
     expected = server.embed(DOCUMENTS, "retrieval_document")
     assert np.abs(embedding.get_text_embedding_batch(DOCUMENTS) - expected).max() < 1e-5

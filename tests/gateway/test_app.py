@@ -26,7 +26,7 @@ def create(gateway: str, inputs: dict[str, Any], prefer: str | None = None, **bo
     return requests.post(url, json={"input": inputs, **body}, headers={"Prefer": prefer} if prefer else {}, timeout=600)
 
 
-def test_a_client_that_waits_too_short_is_told_to_poll(held: HeldServer) -> None:
+def test_a_client_that_does_not_wait_long_enough_can_poll(held: HeldServer) -> None:
     with TestClient(gateway_app(held.url)) as gateway, held.held():
         response = gateway.post(PATH, json={"input": {"text": "a"}}, headers={"Prefer": "wait=1"})
         created = response.json()
@@ -40,14 +40,14 @@ def test_an_unknown_prediction_is_404(gateway: str) -> None:
         requests.get(f"{gateway}/v1/predictions/unknown", timeout=600),
         requests.post(f"{gateway}/v1/predictions/unknown/cancel", timeout=600),
     ):
-        told = {"title": "Not Found", "detail": "Prediction not found", "status": 404}
-        assert (response.status_code, response.json()) == (404, told)
+        expected = {"title": "Not Found", "detail": "Prediction not found", "status": 404}
+        assert (response.status_code, response.json()) == (404, expected)
 
 
-def test_predictions_are_listed_the_newest_first(gateway: str) -> None:
+def test_predictions_are_listed_newest_first(gateway: str) -> None:
     created = [create(gateway, {"text": "a"}).json()["id"] for _ in range(2)]
     listed = requests.get(f"{gateway}/v1/predictions", timeout=600).json()
-    assert [one["id"] for one in listed["results"][:2]] == created[::-1]
+    assert [prediction["id"] for prediction in listed["results"][:2]] == created[::-1]
     assert listed["next"] is None
 
 
@@ -79,7 +79,7 @@ def test_a_version_may_name_its_model(gateway: str) -> None:
         assert (prediction["model"], prediction["version"]) == (model, VERSION)
 
 
-def test_logs_tell_of_truncation(gateway: str) -> None:
+def test_logs_report_truncation(gateway: str) -> None:
     prediction = create(gateway, {"text": "word " * 3000}, prefer="wait").json()
     assert prediction["logs"] == "texts[0] has 3,009 tokens; the first 2,048 were kept\n"
 
@@ -96,7 +96,7 @@ def webhook() -> Iterator[tuple[str, "queue.Queue[dict[str, Any]]"]]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Print nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as receiver:
         threading.Thread(target=receiver.serve_forever, daemon=True).start()
@@ -107,22 +107,22 @@ def webhook() -> Iterator[tuple[str, "queue.Queue[dict[str, Any]]"]]:
 Webhook = tuple[str, "queue.Queue[dict[str, Any]]"]
 
 
-def test_a_webhook_is_told_each_event_in_order(gateway: str, webhook: Webhook) -> None:
+def test_a_webhook_gets_each_event_in_order(gateway: str, webhook: Webhook) -> None:
     url, received = webhook
     prediction = create(gateway, {"text": "word " * 3000}, webhook=url).json()
-    told = [received.get(timeout=600) for _ in range(4)]
-    assert [one["status"] for one in told] == ["processing", "processing", "processing", "succeeded"]
-    assert [one["output"] is None for one in told] == [True, False, False, False]
-    assert told[-1] == requests.get(told[-1]["urls"]["get"], timeout=600).json()
-    assert told[-1]["id"] == prediction["id"]
+    events = [received.get(timeout=600) for _ in range(4)]
+    assert [event["status"] for event in events] == ["processing", "processing", "processing", "succeeded"]
+    assert [event["output"] is None for event in events] == [True, False, False, False]
+    assert events[-1] == requests.get(events[-1]["urls"]["get"], timeout=600).json()
+    assert events[-1]["id"] == prediction["id"]
 
 
-def test_a_webhook_is_told_no_event_that_its_filter_leaves_out(gateway: str, webhook: Webhook) -> None:
+def test_a_webhook_gets_no_event_that_its_filter_leaves_out(gateway: str, webhook: Webhook) -> None:
     url, received = webhook
     prediction = create(gateway, {"text": " "}, webhook=url, webhook_events_filter=["completed"]).json()
-    told = received.get(timeout=600)
-    assert (told["id"], told["status"]) == (prediction["id"], "failed")
-    assert "text is empty" in told["error"]
+    event = received.get(timeout=600)
+    assert (event["id"], event["status"]) == (prediction["id"], "failed")
+    assert "text is empty" in event["error"]
     assert received.empty()
 
 
@@ -136,34 +136,34 @@ def test_a_webhook_is_told_no_event_that_its_filter_leaves_out(gateway: str, web
         ({"input": {}, "webhook_events_filter": ["end"]}, "webhook_events_filter", "start, output, logs, completed"),
     ],
 )
-def test_what_cannot_be_is_refused_in_replicates_shape(
+def test_a_bad_request_is_refused_in_replicates_shape(
     gateway: str, body: dict[str, Any], field: str, description: str
 ) -> None:
     response = requests.post(f"{gateway}/v1/models/{MODEL}/predictions", json=body, timeout=600)
-    told = response.json()
-    assert (response.status_code, told["status"], told["title"]) == (422, 422, "Input validation failed")
-    [invalid] = told["invalid_fields"]
+    answer = response.json()
+    assert (response.status_code, answer["status"], answer["title"]) == (422, 422, "Input validation failed")
+    [invalid] = answer["invalid_fields"]
     assert invalid["field"] == field
     assert description in invalid["description"]
-    assert told["detail"] == f"- {field}: {invalid['description']}\n".replace("- : ", "- ")
+    assert answer["detail"] == f"- {field}: {invalid['description']}\n".replace("- : ", "- ")
 
 
-def test_a_version_is_required_where_no_model_is_named(gateway: str) -> None:
+def test_a_version_is_required_if_no_model_is_named(gateway: str) -> None:
     response = requests.post(f"{gateway}/v1/predictions", json={"input": {"text": "a"}}, timeout=600)
     assert (response.status_code, response.json()["detail"]) == (422, "- version is required\n")
 
 
-def test_a_body_that_is_no_json_object_is_refused(gateway: str) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(gateway: str) -> None:
     for body in (b"{", b"[]"):
         response = requests.post(f"{gateway}/v1/predictions", data=body, timeout=600)
         assert (response.status_code, response.json()["status"]) == (400, 400)
 
 
-def test_a_lone_surrogate_fails_the_prediction_and_nothing_else(gateway: str) -> None:
+def test_a_lone_surrogate_fails_only_its_prediction(gateway: str) -> None:
     body = '{"input": {"text": "\\ud800"}}'
     headers = {"Prefer": "wait"}
     prediction = requests.post(
-        f"{gateway}/v1/models/{MODEL}/predictions", data=body, headers=headers, timeout=10
+        f"{gateway}/v1/models/{MODEL}/predictions", data=body, headers=headers, timeout=600
     ).json()
     assert prediction["status"] == "failed"
     assert prediction["input"] == {"text": "\ud800"}
@@ -175,9 +175,9 @@ def test_no_text_is_logged(server: RunningServer) -> None:
         for inputs in ({"text": "marzipan"}, {"text": ["marzipan"]}, {"text": "marzipan", "texts": ["marzipan"]}):
             assert "marzipan" in create(url, inputs, prefer="wait").text
         process.terminate()
-        _, said = process.communicate(timeout=600)
-    assert "Finished server process" in said
-    assert "marzipan" not in said
+        _, log = process.communicate(timeout=600)
+    assert "Finished server process" in log
+    assert "marzipan" not in log
 
 
 def test_a_container_that_is_not_there_is_named() -> None:
@@ -190,7 +190,7 @@ def test_a_container_that_is_not_there_is_named() -> None:
         assert (response.status_code, response.json()["title"]) == (502, "Bad Gateway")
 
 
-def test_a_page_is_served_beside_the_containers_schema(server: RunningServer, tmp_path: Path) -> None:
+def test_a_page_is_served_together_with_the_containers_schema(server: RunningServer, tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("<title>playground</title>")
     with TestClient(gateway_app(server.url, page=tmp_path)) as gateway:
         assert gateway.get("/").text == "<title>playground</title>"

@@ -99,7 +99,7 @@ def test_pythons_async_run_gives_the_containers_answer(
 
 
 def assert_same(output: Any, server: RunningServer, inputs: dict[str, Any]) -> None:
-    """Assert that an output is what the container gives without a gateway, but for rounding."""
+    """Assert that an output is the container's own without a gateway, except for rounding."""
     direct = server.predict(**inputs)
     varying = {"embedding": 0, "processing_time_ms": 0}
     assert {**output, **varying} == {**direct, **varying}
@@ -119,7 +119,7 @@ def numbers(output: dict[str, Any], dtype: str) -> npt.NDArray[Any]:
     return np.frombuffer(base64.b64decode(output["embedding"]), types[dtype]).reshape(output["shape"])
 
 
-def test_64_at_once_get_each_its_own_texts_vector_in_python(python: Client, server: RunningServer) -> None:
+def test_64_requests_at_once_each_get_their_own_vector_in_python(python: Client, server: RunningServer) -> None:
     async def all_at_once() -> list[Any]:
         runs = (python.async_run(MODEL, input={"text": text}) for text in SIXTY_FOUR)
         return list(await asyncio.gather(*runs))
@@ -127,7 +127,9 @@ def test_64_at_once_get_each_its_own_texts_vector_in_python(python: Client, serv
     assert_own(asyncio.run(all_at_once()), server)
 
 
-def test_64_at_once_get_each_its_own_texts_vector_in_javascript(javascript: JavaScript, server: RunningServer) -> None:
+def test_64_requests_at_once_each_get_their_own_vector_in_javascript(
+    javascript: JavaScript, server: RunningServer
+) -> None:
     program = "answer(await Promise.all(texts.map((text) => replicate.run(model, { input: { text } }))));"
     assert_own(javascript(program, model=MODEL, texts=SIXTY_FOUR), server)
 
@@ -198,7 +200,7 @@ def test_a_client_that_does_not_wait_polls(python: Client, javascript: JavaScrip
 
 @pytest.fixture
 def held_gateway(held: HeldServer) -> Iterator[str]:
-    """The URL of a gateway before a server whose predictions do not end by themselves."""
+    """The URL of a gateway in front of a held server, whose predictions do not end by themselves."""
     with (
         running_gateway([SCRIPTS / "replicate_gateway", "--container", held.url, "--port", "0"]) as (url, _),
         held.held(),
@@ -206,7 +208,7 @@ def held_gateway(held: HeldServer) -> Iterator[str]:
         yield url
 
 
-def test_python_cancels_what_runs(held_gateway: str) -> None:
+def test_python_cancels_a_running_prediction(held_gateway: str) -> None:
     python = Client(base_url=held_gateway)
     prediction = python.predictions.create(model=MODEL, input=PLANETS)
     prediction.cancel()
@@ -215,7 +217,7 @@ def test_python_cancels_what_runs(held_gateway: str) -> None:
     assert python.predictions.get(prediction.id).status == "canceled"
 
 
-def test_javascript_cancels_what_runs_by_a_signal(held_gateway: str, node_modules: Path) -> None:
+def test_javascript_cancels_a_running_prediction_by_a_signal(held_gateway: str, node_modules: Path) -> None:
     javascript = JavaScript(held_gateway, node_modules)
     program = """
       const controller = new AbortController();
@@ -232,7 +234,7 @@ def test_javascript_cancels_what_runs_by_a_signal(held_gateway: str, node_module
     assert canceled["seen"][-1] == "canceled"
 
 
-def test_to_cancel_what_has_ended_changes_nothing(python: Client) -> None:
+def test_cancelling_an_ended_prediction_changes_nothing(python: Client) -> None:
     prediction = python.predictions.create(model=MODEL, input={"text": "a"})
     prediction.wait()
     before = prediction.dict()

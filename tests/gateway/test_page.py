@@ -11,7 +11,7 @@ from gateway.page import built_page
 
 @pytest.fixture
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the page's sources, which is built beside them."""
+    """A copy of the page's sources; the page is built next to it."""
     copied = tmp_path / "playground"
     shutil.copytree(page.SOURCES, copied, ignore=shutil.ignore_patterns("node_modules"))
     monkeypatch.setattr(page, "SOURCES", copied)
@@ -30,8 +30,8 @@ def test_a_page_is_built_once_and_again_when_a_source_changes(sources: Path, mon
     assert (built_page() / "style.css").read_text() == "body{color:teal}\n"
 
 
-def test_a_missing_npm_is_named(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sources
+@pytest.mark.usefixtures("sources")
+def test_a_missing_npm_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(RuntimeError, match="npm is not installed"):
         built_page()

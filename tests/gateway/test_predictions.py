@@ -1,4 +1,4 @@
-"""What becomes of predictions between the gateway and a real container: waiting for a slot, ending, being kept."""
+"""Predictions between the gateway and a real container: how they wait for a slot, end, and are kept."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +9,13 @@ from starlette.testclient import TestClient
 
 from gateway import predictions
 from gateway.app import gateway_app
+from tests.support.replicate import MODEL
 from tests.support.servers import HeldServer, held_server, running_server
 from tools.client import wait_until
 from tools.reference_model import warm_cache
 from tools.server import health
 
-PATH = "/v1/models/someone/embeddinggemma-300m/predictions"
+PATH = f"/v1/models/{MODEL}/predictions"
 SHORT = {"text": "a"}
 ENDED = ("succeeded", "failed", "canceled")
 
@@ -48,7 +49,7 @@ def cancel(gateway: TestClient, prediction: dict[str, Any]) -> str:
 
 
 def create_held(gateway: TestClient, held: HeldServer) -> dict[str, Any]:
-    """Create a prediction and return it once it waits in the container, which has to be held."""
+    """Create a prediction in a held container, and return it once it waits there."""
     prediction = create(gateway, SHORT)
     wait_until(lambda: held.waiting() == 1)
     return prediction
@@ -63,7 +64,9 @@ def test_a_prediction_waits_for_a_container_that_starts(small_model: Path, tmp_p
             assert create(gateway, SHORT, prefer="wait")["status"] == "succeeded"
 
 
-def test_a_prediction_waits_for_a_slot_which_a_canceled_one_frees(gateway: TestClient, one_slot: HeldServer) -> None:
+def test_a_prediction_waits_for_a_slot_and_gets_that_of_a_canceled_prediction(
+    gateway: TestClient, one_slot: HeldServer
+) -> None:
     with one_slot.held():
         first = create_held(gateway, one_slot)
         second = create(gateway, SHORT)
@@ -91,11 +94,11 @@ def test_a_prediction_that_waits_too_long_for_a_slot_fails(
         first = create_held(gateway, one_slot)
         failed = create(gateway, SHORT, prefer="wait")
         assert failed["status"] == "failed"
-        assert failed["error"] == "the container took nothing in 0.1 s: At capacity - all prediction slots busy"
+        assert failed["error"] == "the container had no free slot for 0.1 s: At capacity - all prediction slots busy"
         assert cancel(gateway, first) == "canceled"
 
 
-def test_what_runs_is_canceled_in_the_container_when_the_gateway_ends(one_slot: HeldServer) -> None:
+def test_a_running_prediction_is_canceled_in_the_container_when_the_gateway_ends(one_slot: HeldServer) -> None:
     with one_slot.held():
         with TestClient(gateway_app(one_slot.url)) as gateway:
             assert create_held(gateway, one_slot)["status"] == "starting"
@@ -103,15 +106,16 @@ def test_what_runs_is_canceled_in_the_container_when_the_gateway_ends(one_slot: 
     assert one_slot.predict(**SHORT)["shape"] == [768]
 
 
-def test_ended_predictions_are_kept_as_far_as_their_bytes_allow(
+def test_ended_predictions_are_kept_up_to_a_number_of_bytes(
     one_slot: HeldServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predictions, "MAX_BYTES", 10_000)
     with TestClient(gateway_app(one_slot.url)) as gateway:
         small = [create(gateway, SHORT, prefer="wait") for _ in range(3)]  # of about 4,300 bytes each
-        assert [reload(gateway, one)["status"] for one in small] == [404, "succeeded", "succeeded"]
+        assert [reload(gateway, prediction)["status"] for prediction in small] == [404, "succeeded", "succeeded"]
         large = create(gateway, {"texts": ["a"] * 10}, prefer="wait")
-        assert [reload(gateway, one)["status"] for one in [*small, large]] == [404, 404, 404, "succeeded"]
+        statuses = [reload(gateway, prediction)["status"] for prediction in [*small, large]]
+        assert statuses == [404, 404, 404, "succeeded"]
 
 
 def test_ended_predictions_are_forgotten_in_time(one_slot: HeldServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,13 +129,13 @@ def test_the_maps_places_are_numpys_principal_components(browser: Browser, playg
     expected = (left * sizes)[:, :2]
     drawn = np.array(places) - np.mean(places, axis=0)
     scale = np.linalg.norm(drawn) / np.linalg.norm(expected)
-    # A component's sign is free; the map's scale is one for both.
+    # The sign of a component is arbitrary; the map has one scale for both components.
     assert np.abs(np.abs(drawn) - np.abs(expected - expected.mean(axis=0)) * scale).max() < 0.01
     share = (sizes[:2] ** 2).sum() / (sizes**2).sum()
     assert f"{100 * share:.0f} % of the vectors' variance" in caption
 
 
-def test_of_many_texts_the_first_hundred_are_drawn_and_that_is_said(browser: Browser, playground: str) -> None:
+def test_of_many_texts_the_first_hundred_are_drawn_and_the_page_says_so(browser: Browser, playground: str) -> None:
     script = f"{PASTE_TEXTS}{RUN}{CELLS} return [cells.length, await page.locator('.pictures').innerText()];"
     count, shown = browser.visit(playground, script, given={"texts": [f"text {i}" for i in range(120)]}).value
     assert count == 100 * 100
@@ -186,15 +186,15 @@ def test_the_code_that_is_copied_gives_the_pages_vectors(
     """
     given = {"language": language, "texts": [TRICKY, "second"]}
     output, code = browser.visit(playground, script, given=given).value
-    assert "output_format" not in code  # what has its default is left out
+    assert "output_format" not in code  # inputs with their defaults are left out
     ran = run(code, node_modules)
     assert ran["shape"] == output["shape"] == [2, 128]
-    ours, theirs = (_vectors(one, "float32") for one in (output, ran))
-    assert np.abs(np.linalg.norm(ours, axis=1) - 1).min() > 1e-3  # it was not normalised
+    ours, theirs = (_vectors(answer, "float32") for answer in (output, ran))
+    assert np.abs(np.linalg.norm(ours, axis=1) - 1).min() > 1e-3  # they were not normalised
     assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(ours).max()
 
 
-def test_the_page_decodes_with_the_readmes_decoder() -> None:
+def test_the_page_decodes_with_the_documented_decoder() -> None:
     code = JAVASCRIPT_DECODER[JAVASCRIPT_DECODER.index("function decode(") :]
     assert code in (PROJECT / "playground" / "decode.js").read_text()
 
@@ -212,8 +212,8 @@ def test_the_readmes_picture_is_of_the_wide_page_and_small() -> None:
     assert len(picture) < 300_000
 
 
-def test_the_readmes_command_starts_a_server_and_interrupting_it_ends_both(small_model: Path) -> None:
-    assert small_model
+@pytest.mark.usefixtures("small_model")
+def test_the_readmes_command_starts_a_server_and_interrupting_it_ends_both() -> None:
     with running_gateway(["bash", "-c", f"cd {PROJECT} && exec {COMMAND} --port 0"]) as (_, process):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
         process.send_signal(signal.SIGINT)

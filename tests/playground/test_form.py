@@ -1,4 +1,4 @@
-"""The playground's form in a real browser: made from the schema, errors at their fields, for every hand and screen."""
+"""The playground's form in a real browser: made from the schema, errors at their fields, for keyboards and phones."""
 
 import copy
 from typing import Any
@@ -22,13 +22,13 @@ FOCUSED_ERROR = """
 return page.evaluate(() => {
   const focused = document.activeElement;
   const described = (focused.getAttribute("aria-describedby") ?? "").split(" ");
-  const errors = described.map((id) => document.getElementById(id)).filter((one) => one?.matches(".error"));
+  const errors = described.map((id) => document.getElementById(id)).filter((element) => element?.matches(".error"));
   return {
     field: focused.closest("[data-field]")?.dataset.field ?? null,
     name: focused.getAttribute("aria-label"),
     invalid: focused.getAttribute("aria-invalid"),
     message: errors.length > 0 ? errors[0].innerText : focused.innerText,
-    shown: [...document.querySelectorAll(".error")].filter((one) => one.checkVisibility()).length,
+    shown: [...document.querySelectorAll(".error")].filter((error) => error.checkVisibility()).length,
   };
 });
 """
@@ -65,15 +65,15 @@ def test_the_form_has_the_schemas_inputs_in_order_with_choices_defaults_and_desc
 ) -> None:
     schemas = schema["components"]["schemas"]
     expected = []
-    for name, one in sorted(schemas["Input"]["properties"].items(), key=lambda item: item[1]["x-order"]):
-        default = "" if one["default"] is None else str(one["default"])
+    for name, described in sorted(schemas["Input"]["properties"].items(), key=lambda item: item[1]["x-order"]):
+        default = "" if described["default"] is None else str(described["default"])
         expected.append(
             {
                 "name": name,
-                "kind": _kind(one),
-                "choices": [str(choice) for choice in schemas[name]["enum"]] if "allOf" in one else [],
-                "value": default.lower() if one.get("type") == "boolean" else default,
-                "help": one["description"] + (f" Default: {str(default).lower()}." if default else ""),
+                "kind": _kind(described),
+                "choices": [str(choice) for choice in schemas[name]["enum"]] if "allOf" in described else [],
+                "value": default.lower() if described.get("type") == "boolean" else default,
+                "help": described["description"] + (f" Default: {str(default).lower()}." if default else ""),
             }
         )
     assert browser.visit(playground, FORM).value == expected
@@ -106,9 +106,7 @@ def test_an_input_that_the_schema_gains_is_in_the_form_and_in_the_request(
     assert '--data \'{"input":{"seed":7,"label":"mine"}}\'' in code
 
 
-def test_what_the_container_refuses_is_shown_at_its_text_and_goes_when_that_changes(
-    browser: Browser, playground: str
-) -> None:
+def test_a_refusal_of_the_container_is_shown_at_its_text_until_that_changes(browser: Browser, playground: str) -> None:
     script = f"""
     {TYPE_TEXTS}{RUN}
     const error = await (async () => {{ {FOCUSED_ERROR} }})();
@@ -124,7 +122,7 @@ def test_what_the_container_refuses_is_shown_at_its_text_and_goes_when_that_chan
     assert left == 0
 
 
-def test_what_the_schema_refuses_is_shown_at_its_field(
+def test_a_refusal_by_the_schema_is_shown_at_its_field(
     browser: Browser, playground: str, schema: dict[str, Any]
 ) -> None:
     changed = copy.deepcopy(schema)
@@ -140,14 +138,14 @@ def test_what_the_schema_refuses_is_shown_at_its_field(
     assert (error["invalid"], error["shown"]) == ("true", 1)
 
 
-def test_an_error_of_no_field_is_shown_at_the_forms_top(browser: Browser, playground: str) -> None:
+def test_an_error_without_a_field_is_shown_at_the_forms_top(browser: Browser, playground: str) -> None:
     error = browser.visit(playground, RUN + FOCUSED_ERROR).value
     assert error["field"] is None
     assert error["message"].startswith("neither text nor texts was given")
     assert error["shown"] == 1
 
 
-def test_a_server_that_has_ended_is_told_of(browser: Browser, playground: str) -> None:
+def test_a_server_that_has_ended_is_reported(browser: Browser, playground: str) -> None:
     script = f'await page.route("**/v1/**", (route) => route.abort());{RUN}{FOCUSED_ERROR}'
     assert "Is scripts/playground still running?" in browser.visit(playground, script).value["message"]
 
@@ -178,12 +176,12 @@ def test_a_page_can_be_used_with_the_keyboard_alone(browser: Browser, playground
     return [passed, await page.locator("#code pre").innerText()];
     """
     passed, code = browser.visit(playground, script).value
-    names = [one["name"] for one in passed]
+    names = [control["name"] for control in passed]
     for name in ["input-text", "texts[1]", "Remove texts[1]", "Add another", "input-title", "input-output_dtype"]:
         assert name in names
-    assert {one["outline"] for one in passed} == {"3px solid"}
-    for said in ('"Mars",\n', '"task": "retrieval_query"', '"normalize": False'):
-        assert said in code
+    assert {control["outline"] for control in passed} == {"3px solid"}
+    for line in ('"Mars",\n', '"task": "retrieval_query"', '"normalize": False'):
+        assert line in code
 
 
 def test_control_and_enter_run_the_request_and_a_removed_text_is_not_in_it(browser: Browser, playground: str) -> None:
@@ -202,7 +200,8 @@ def test_control_and_enter_run_the_request_and_a_removed_text_is_not_in_it(brows
 def test_every_control_has_a_name_and_the_result_is_announced(browser: Browser, playground: str) -> None:
     script = """
     return page.evaluate(() => [
-      [...document.forms[0].elements].filter((one) => !one.labels[0] && !one.ariaLabel && !one.innerText).length,
+      [...document.forms[0].elements].filter(
+        (control) => !control.labels[0] && !control.ariaLabel && !control.innerText).length,
       document.forms[0].elements.length,
       document.querySelector("#status").getAttribute("role"),
     ]);
@@ -225,8 +224,8 @@ def test_a_phone_needs_no_scrolling_sideways(browser: Browser, playground: str, 
     assert browser.visit(playground, script, given={"texts": TEXTS}, width=390).value == 390
 
 
-# Each element with words of its own, and the contrast of its colour to the nearest ground behind it (WCAG 2).
-LOWEST_CONTRAST = """
+# The lowest contrast (WCAG 2) between the colour of an element with its own words and the background behind it.
+MIN_CONTRAST = """
 return page.evaluate(() => {
   const pen = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d");
   const luminance = (colour) => {
@@ -236,16 +235,16 @@ return page.evaluate(() => {
     const [r, g, b] = parts.map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
-  const ground = (one) => {
-    const colour = getComputedStyle(one).backgroundColor;
-    return colour === "rgba(0, 0, 0, 0)" ? ground(one.parentElement) : colour;
+  const ground = (element) => {
+    const colour = getComputedStyle(element).backgroundColor;
+    return colour === "rgba(0, 0, 0, 0)" ? ground(element.parentElement) : colour;
   };
   const worded = [...document.body.querySelectorAll("*")].filter(
-    (one) => one.checkVisibility() && !one.closest("svg") &&
-      [...one.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim()),
+    (element) => element.checkVisibility() && !element.closest("svg") &&
+      [...element.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.data.trim()),
   );
-  const contrasts = worded.map((one) => {
-    const pair = [getComputedStyle(one).color, ground(one)].map(luminance).sort((a, b) => a - b);
+  const contrasts = worded.map((element) => {
+    const pair = [getComputedStyle(element).color, ground(element)].map(luminance).sort((a, b) => a - b);
     return (pair[1] + 0.05) / (pair[0] + 0.05);
   });
   return [worded.length, Math.min(...contrasts), luminance(ground(document.body))];
@@ -255,7 +254,7 @@ return page.evaluate(() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_words_stand_out_in_light_and_dark(browser: Browser, playground: str, scheme: str) -> None:
-    script = TYPE_TEXTS + RUN + LOWEST_CONTRAST
+    script = TYPE_TEXTS + RUN + MIN_CONTRAST
     count, contrast, ground = browser.visit(playground, script, given={"texts": ["one", " "]}, scheme=scheme).value
     assert count > 40
     assert contrast >= 4.5

@@ -11,7 +11,7 @@ from tools.server import LocalServer
 
 @pytest.fixture(scope="session")
 def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObservedServer]:
-    """One server for all, so that whatever harms it is seen by the tests that follow too; it has a token."""
+    """One server for all tests, so that the later tests notice any harm to it too; it has a token."""
     folder = tmp_path_factory.mktemp("container")
     changes = {"EMBEDDINGGEMMA_CACHE": str(folder / "cache"), "HF_TOKEN": TOKEN}
     with LocalServer(folder / "log", weights="small", changes=changes) as server:
@@ -20,13 +20,13 @@ def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObservedServ
 
 @pytest.fixture
 def unharmed(container: ObservedServer) -> Iterator[None]:
-    """Check after the test that the server is as it was."""
+    """Check after the test that the server is unharmed."""
     yield
     container.check_unharmed()
 
 
 @pytest.fixture
 def held_unharmed(held: HeldServer) -> Iterator[None]:
-    """Check after the test that the held server is as it was."""
+    """Check after the test that the held server is unharmed."""
     yield
     held.check_unharmed()

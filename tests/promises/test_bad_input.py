@@ -37,7 +37,7 @@ CHOICES = {
     "task": st.sampled_from(["retrieval_document", "retrieval_query", "clustering"]),
     "embedding_dim": st.sampled_from([768, 512, 256, 128]),
 }
-"""Inputs that every hostile text goes with."""
+"""Inputs that are sent with every hostile text."""
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=9), children, max_size=4),
@@ -45,8 +45,8 @@ ANY_JSON = st.recursive(
 )
 FIELDS = ["text", "texts", "task", "title", "embedding_dim", "normalize", "output_format", "output_dtype", "other"]
 
-# JSON as no JSON writer writes it, and the statuses that it may get. Where it is 200 the prediction has failed,
-# but for what is in ANSWERED.
+# JSON that no JSON writer writes, and the status of each answer. If it is 200, the prediction must fail, except for
+# the bodies in ANSWERED.
 ODD_BODIES: dict[str, tuple[bytes, int]] = {
     "nothing": (b"", 400),
     "half an object": (b'{"input": {"text": "MARKER"', 400),
@@ -91,11 +91,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def _unharmed(unharmed: None) -> None:
-    """Look at the server after each test of this file."""
+    """Check the server after each test of this file."""
 
 
 def _fuzz(full: bool, examples: int) -> settings:
-    """Return how hypothesis works here: the same examples in each sampled run, ever new and ten times more in full."""
+    """Return hypothesis's settings: the same examples in each sampled run; new ones, and ten times as many, in full."""
     return settings(
         max_examples=examples * 10 if full else examples,
         derandomize=not full,
@@ -111,7 +111,7 @@ def _is_unit_vector(output: dict[str, Any]) -> bool:
 
 
 def _first_words(container: ObservedServer, sent: bytes) -> bytes:
-    """Return the beginning of the answer; nothing where the server closes the connection before all is sent."""
+    """Return the beginning of the answer, or nothing if the server closes the connection before all is sent."""
     try:
         with container.open(sent) as connection:
             return connection.recv(100)
@@ -187,7 +187,7 @@ def test_inputs_of_any_shape(container: ObservedServer, full: bool, evidence: Ev
     ask()
     evidence.record(
         PROMISE,
-        "hypothesis: any JSON in place of any input",
+        "hypothesis: any JSON instead of an input",
         f"{len(statuses):,} requests, each answered with a reason",
     )
 
@@ -202,10 +202,10 @@ def test_bodies_of_any_bytes(container: ObservedServer, full: bool, evidence: Ev
         assert statuses[-1] in (400, 422)
 
     ask()
-    evidence.record(PROMISE, "hypothesis: any bytes for a body", f"{len(statuses):,} requests, each refused")
+    evidence.record(PROMISE, "hypothesis: any bytes as the body", f"{len(statuses):,} requests, each refused")
 
 
-def test_odd_json_is_refused_or_means_one_thing(container: ObservedServer, evidence: Evidence) -> None:
+def test_odd_json_is_refused_or_has_one_meaning(container: ObservedServer, evidence: Evidence) -> None:
     for name, (body, status) in ODD_BODIES.items():
         marked = body.replace(b"MARKER", MARKER.encode()).replace(
             "MARKER".encode("utf-16-le"), MARKER.encode("utf-16-le")
@@ -217,8 +217,8 @@ def test_odd_json_is_refused_or_means_one_thing(container: ObservedServer, evide
         container.check_unharmed()
     refused = container.post(texts=[MARKER] * 100_000).json()
     assert "texts has 100,000 texts; the limit is 1,024" in refused["error"]
-    how = "odd JSON: NaN, huge numbers, keys twice, lone surrogates, 100,000 deep, 100,000 texts, …"
-    evidence.record(PROMISE, how, f"{len(ODD_BODIES)} bodies, each with the status that it should have")
+    how = "odd JSON: NaN, huge numbers, repeated keys, lone surrogates, 100,000 levels, 100,000 texts, …"
+    evidence.record(PROMISE, how, f"{len(ODD_BODIES)} bodies, each answered with the right status")
 
 
 def test_wrong_methods_types_and_headers(container: ObservedServer, evidence: Evidence) -> None:
@@ -283,16 +283,18 @@ def test_half_sent_bodies_take_no_slot(container: ObservedServer, evidence: Evid
         if number % 2:
             connection.shutdown(socket.SHUT_WR)
         connection.close()
-    evidence.record(PROMISE, "bodies that are half sent, then left, then cut", "300 connections, no slot taken by them")
+    evidence.record(
+        PROMISE, "bodies that are half sent, then left open, then cut", "300 connections, no slot taken by them"
+    )
 
 
-def test_slow_senders_keep_nobody_waiting(container: ObservedServer, evidence: Evidence) -> None:
+def test_slow_senders_do_not_delay_other_requests(container: ObservedServer, evidence: Evidence) -> None:
     whole = request_bytes({"text": f"{MARKER}, a byte at a time", "embedding_dim": 128})
     slow = [container.open(whole[:-100]) for _ in range(64)]
     for position in range(len(whole) - 100, len(whole)):
         for connection in slow:
             connection.sendall(whole[position : position + 1])
-        assert container.post(text="a quick one").status == 200
+        assert container.post(text="a quick request").status == 200
     for connection in slow:
         assert connection.recv(15) in (b"HTTP/1.1 200 OK", b"HTTP/1.1 409 Co")
         connection.close()

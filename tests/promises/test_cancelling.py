@@ -1,4 +1,4 @@
-"""Cancelling frees the slot at once, and costs no forward pass that has not begun."""
+"""Cancelling frees the slot at once, and no forward pass begins for a cancelled request."""
 
 import http.client
 import json
@@ -21,7 +21,7 @@ from tools.observed_server import MARKER
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("held_unharmed")]
 
 SLOTS = Predictor.predict.__cog_concurrent_max__
-PROMISE = "Cancelling frees the slot at once and costs no forward pass that has not begun"
+PROMISE = "Cancelling frees the slot at once, and no forward pass begins for a cancelled request"
 TEXTS = 16
 LONG = {"texts": [f"{MARKER} " + "word " * 1000] * TEXTS}
 SHORT = {"texts": [f"{MARKER} " + "word " * 100] * 4}
@@ -39,19 +39,19 @@ def _median_ms(held: HeldServer) -> float:
     return statistics.median(took)
 
 
-def test_what_was_queued_by_dropped_connections_is_never_computed(held: HeldServer, evidence: Evidence) -> None:
+def test_queued_requests_of_dropped_connections_are_never_computed(held: HeldServer, evidence: Evidence) -> None:
     before = held.texts_encoded()
     with held.held():
         for connection in held.fill_slots(SLOTS, request_bytes(LONG)):
             connection.close()
         wait_until(lambda: held.waiting() == 0)
-    assert held.predict(text="the next one")["shape"] == [768]
+    assert held.predict(text="the next request")["shape"] == [768]
     encoded = held.texts_encoded() - before - 1
-    assert 0 < encoded <= TEXTS, "only the texts of the pass that had begun are computed"
+    assert 0 < encoded <= TEXTS, "texts outside the pass that had begun were computed"
     evidence.record(
         PROMISE,
-        "all slots taken by requests of 16 long texts, whose connections are dropped while the first pass runs",
-        f"of {SLOTS * TEXTS:,} texts {encoded} were computed, those of that pass; the next request was answered",
+        "all slots taken by requests of 16 long texts; their connections are closed while the first pass runs",
+        f"of {SLOTS * TEXTS:,} texts {encoded} were computed, all in that pass; the next request was answered",
     )
 
 
@@ -65,7 +65,8 @@ def test_a_storm_of_cancels_leaves_every_slot_free(held: HeldServer, full: bool,
         with held.held():
             connections = held.fill_slots(at_once, *requests)
             with ThreadPoolExecutor(32) as clients:
-                outcomes.update(clients.map(lambda one: _cancel(held, *one), zip(connections, names, strict=True)))
+                pairs = zip(connections, names, strict=True)
+                outcomes.update(clients.map(lambda pair: _cancel(held, *pair), pairs))
             wait_until(lambda: held.waiting() == 0)
     assert outcomes == {"canceled": rounds * at_once // 2, "hung up": rounds * at_once // 2}
     after = _median_ms(held)
@@ -76,14 +77,14 @@ def test_a_storm_of_cancels_leaves_every_slot_free(held: HeldServer, full: bool,
         wait_until(lambda: held.waiting() == 0)
     evidence.record(
         PROMISE,
-        "a storm of cancels, every other one by POST /predictions/{id}/cancel, the rest by hanging up",
+        "a storm of cancels, half by POST /predictions/{id}/cancel, half by closing the connection",
         f"{outcomes.total():,} cancels, each ended its request; all {len(taken)} slots free; "
         f"median of a short text {before:.1f} ms before, {after:.1f} ms after",
     )
 
 
 def _cancel(held: HeldServer, connection: socket.socket, name: str) -> str:
-    """End a request that has begun: by its name where that ends in an even number, else by hanging up."""
+    """End a request that has begun: by its name if that ends in an even digit, else by closing its connection."""
     with connection:
         if int(name[-1]) % 2:
             return "hung up"
@@ -94,7 +95,7 @@ def _cancel(held: HeldServer, connection: socket.socket, name: str) -> str:
 def test_a_cancel_in_the_first_instant_may_be_lost_but_no_answer_is(
     held: HeldServer, full: bool, evidence: Evidence
 ) -> None:
-    """The server forgets a cancel that comes before its worker has begun; with a predict() that only sleeps, too."""
+    """The server forgets a cancel that comes before its worker has begun, even if predict() only sleeps."""
     cancels = 1_000 if full else 200
 
     def cancel(number: int) -> str:
@@ -117,11 +118,11 @@ def test_a_cancel_in_the_first_instant_may_be_lost_but_no_answer_is(
         PROMISE,
         "cancels in the first instant of a request, before the server's worker has begun it",
         f"of {cancels:,} the server lost {outcomes['computed to its end']:,}, which were computed to their end; "
-        f"all {len(taken)} slots free once they were",
+        f"all {len(taken)} slots free after that",
     )
 
 
-def test_what_is_not_there_cannot_be_cancelled(held: HeldServer) -> None:
+def test_an_unknown_prediction_cannot_be_cancelled(held: HeldServer) -> None:
     assert held.send(path="/predictions/unheard-of/cancel").status == HTTPStatus.NOT_FOUND
 
 
@@ -136,5 +137,5 @@ def _outcome(connection: socket.socket) -> str:
 
 
 def _until_taken(cancel: Callable[[], str]) -> str:
-    """Return how a cancelled request ended; one that the server has refused by a stray 409 is sent again."""
+    """Return how a cancelled request ended; send it again if the server refused it by a stray 409."""
     return until_taken(cancel, lambda outcome: HTTPStatus.CONFLICT if outcome == REFUSED else HTTPStatus.OK)

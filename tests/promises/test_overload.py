@@ -1,4 +1,4 @@
-"""Overload is answered with a reason; it harms nobody whose request was taken."""
+"""Overload is answered with a reason, and does not harm the requests that were taken."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from tools.observed_server import MARKER
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("held_unharmed")]
 
 SLOTS = Predictor.predict.__cog_concurrent_max__
-PROMISE = "Overload is answered with a reason, and harms nobody whose request was taken"
+PROMISE = "Overload is answered with a reason, and does not harm the requests that were taken"
 LONG = {"texts": [f"{MARKER} " + "word " * 1000] * 16}
 TOKENS = 16 * 1_012
 BYTES_PER_QUEUED_TOKEN = 100  # its characters, and a Python integer in a list: about 45
@@ -36,16 +36,17 @@ def test_beyond_the_slots_requests_get_409_and_the_others_are_answered(held: Hel
     for connection in taken[:8]:
         connection.close()
     assert statuses == [b"HTTP/1.1 200 OK"] * 8
-    evidence.record(PROMISE, f"all {SLOTS} slots taken, then ten requests more", "409 ten times; those in slots go on")
+    how = f"all {SLOTS} slots taken, then ten more requests"
+    evidence.record(PROMISE, how, "409 ten times; the requests in the slots are answered")
 
 
-def test_memory_is_bounded_whatever_is_queued(held: HeldServer, evidence: Evidence) -> None:
+def test_memory_is_bounded_with_every_slot_full(held: HeldServer, evidence: Evidence) -> None:
     held.embedding(**LONG)
     before = held.worker.memory_info().rss
     rests = []
     for _ in range(3):
         with held.held():
-            for connection in held.fill_slots(SLOTS, request_bytes(LONG)):  # all is tokenized and waits
+            for connection in held.fill_slots(SLOTS, request_bytes(LONG)):  # all are tokenized and wait
                 connection.close()
             wait_until(lambda: held.waiting() == 0)
         wait_until(held.is_idle)
@@ -53,7 +54,7 @@ def test_memory_is_bounded_whatever_is_queued(held: HeldServer, evidence: Eviden
     queued = SLOTS * TOKENS
     peak = _peak_memory(held)
     assert peak - before < queued * BYTES_PER_QUEUED_TOKEN + ACTIVATIONS
-    assert rests[2] < 1.05 * rests[0], "what was queued is not given back"
+    assert rests[2] < 1.05 * rests[0], "the memory of queued requests is not given back"
     evidence.record(
         PROMISE,
         f"all slots taken by {TOKENS:,} tokens each, three times: the worker's memory",

@@ -1,4 +1,4 @@
-"""Every answer has its own text's vector, whatever else is asked at the same time."""
+"""Every answer has its own text's vector, even with many other requests at the same time."""
 
 import pytest
 
@@ -14,7 +14,7 @@ CLIENTS = 64
 @pytest.mark.usefixtures("unharmed")
 def test_every_answer_has_its_own_texts_vector(container: ObservedServer, full: bool, evidence: Evidence) -> None:
     texts = Texts.ask(container, 200)
-    assert texts.least_distance() > 100 * TOLERANCE, "two texts are so alike that a swap would not be seen"
+    assert texts.min_distance() > 100 * TOLERANCE, "two texts are so alike that a swap would not be seen"
     wanted = 20_000 if full else 2_000
     tally = MixedLoad(container.port, texts).run(CLIENTS, lambda number: number < wanted)
     assert not tally.faults, tally.faults[:5]
@@ -25,5 +25,5 @@ def test_every_answer_has_its_own_texts_vector(container: ObservedServer, full: 
         "Every answer has its own text's vector: none lost, none twice, none swapped",
         f"{CLIENTS} clients at once, each answer compared with the vector computed alone",
         f"{wanted:,} requests ({kinds}), 0 faults, values within {tally.largest_error:.1g}; "
-        f"{tally.busy:,} answers of 409, asked again",
+        f"{tally.busy:,} answers of 409, each sent again",
     )

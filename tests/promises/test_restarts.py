@@ -25,7 +25,7 @@ def test_the_same_request_gives_the_same_bytes_after_a_restart(
     container: ObservedServer, tmp_path: Path, evidence: Evidence
 ) -> None:
     answers = [container.embedding(**request) for request in REQUESTS]
-    assert [container.embedding(**request) for request in REQUESTS] == answers, "not even without a restart"
+    assert [container.embedding(**request) for request in REQUESTS] == answers, "they differ even without a restart"
     with LocalServer(tmp_path / "log", weights="small", changes={"EMBEDDINGGEMMA_CACHE": str(tmp_path)}) as server:
         assert [Client(server.url).embedding(**request) for request in REQUESTS] == answers
     evidence.record(

@@ -1,4 +1,4 @@
-"""What would give wrong vectors does not start, even if every byte of the weights is as it is pinned."""
+"""A model or a setting that would give wrong vectors is refused, even if every byte of the weights is as pinned."""
 
 import json
 import os
@@ -24,12 +24,16 @@ pytestmark = pytest.mark.slow
 
 @dataclass(frozen=True)
 class Wrong:
-    """A file of the model with other JSON in it than it should have, or other environment variables."""
+    """A model with a wrong file, or with wrong environment variables."""
 
     reason: str
+    """Part of the error that refuses it."""
     file: str = "config.json"
+    """The wrong file."""
     change: Callable[[Any], Any] = lambda content: content
+    """From the right JSON of the file to the wrong one."""
     variables: Mapping[str, str] = field(default_factory=dict)
+    """The wrong environment variables."""
 
 
 def _causal(config: Any) -> Any:
@@ -44,7 +48,7 @@ WRONG = {
         variables={"EMBEDDINGGEMMA_ENGINE": "sentence-transformers"},
     ),
     "float16": Wrong("EMBEDDINGGEMMA_DTYPE is 'float16'", variables={"EMBEDDINGGEMMA_DTYPE": "float16"}),
-    "a tokenizer that splits in another way": Wrong(
+    "a tokenizer that splits differently": Wrong(
         "tokenizer.json is not EmbeddingGemma's", "tokenizer.json", lambda tokenizer: tokenizer | {"normalizer": None}
     ),
     "the first token's vector instead of the mean": Wrong(
@@ -67,7 +71,7 @@ WRONG = {
 
 
 PROVED_ON_THE_SERVER = ("causal attention", "a manifest without the tokenizer")
-PROMISE = "Startup refuses what would give wrong vectors"
+PROMISE = "Set-up refuses models and settings that would give wrong vectors"
 
 
 @pytest.fixture
@@ -76,7 +80,7 @@ def variables(small_model: Path, tmp_path: Path, wrong: Wrong) -> dict[str, str]
     model = tmp_path / "model"
     shutil.copytree(small_model, model, copy_function=os.symlink)
     _replace(model / wrong.file, wrong.change(_read(model / wrong.file)))
-    if wrong.file == MANIFEST:  # the cache's folder has the name of its pins, which a refused manifest cannot give
+    if wrong.file == MANIFEST:  # the cache's folder is named by the pins, which a refused manifest cannot give
         found = {"EMBEDDINGGEMMA_MANIFEST": str(model / MANIFEST), "EMBEDDINGGEMMA_CACHE": str(tmp_path)}
     else:
         _pin(model, wrong.file)
@@ -85,7 +89,7 @@ def variables(small_model: Path, tmp_path: Path, wrong: Wrong) -> dict[str, str]
 
 
 @pytest.mark.parametrize("wrong", [pytest.param(WRONG[name], id=name) for name in PROVED_ON_THE_SERVER])
-def test_what_would_give_wrong_vectors_does_not_start_the_server(
+def test_a_wrong_model_or_setting_does_not_start_the_server(
     wrong: Wrong, variables: dict[str, str], tmp_path: Path, request: pytest.FixtureRequest, evidence: Evidence
 ) -> None:
     log = tmp_path / "log"
@@ -99,7 +103,7 @@ def test_what_would_give_wrong_vectors_does_not_start_the_server(
 
 
 @pytest.mark.parametrize("wrong", [pytest.param(WRONG[name], id=name) for name in WRONG])
-def test_what_would_give_wrong_vectors_is_not_loaded(
+def test_a_wrong_model_or_setting_is_not_loaded(
     wrong: Wrong, variables: dict[str, str], request: pytest.FixtureRequest, evidence: Evidence
 ) -> None:
     with pytest.raises((ValueError, RuntimeError), match=re.escape(wrong.reason)):

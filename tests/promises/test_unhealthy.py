@@ -1,4 +1,4 @@
-"""The real server with an encoder that breaks: each request ends with a reason, and /health-check says so."""
+"""The real server with an encoder that breaks: each request ends with a reason, and /health-check reports it."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ from tools.server import health, wait_until_ready
 
 pytestmark = pytest.mark.slow
 
-PROMPT = 8  # tokens beside the words: <bos>, the prompt without a title, <eos>
+PROMPT = 8  # tokens besides the words: <bos>, the prompt without a title, <eos>
 REASONS = {
     "not finite": "a vector is not finite; memory, processor or card are at fault",
     "CUDA error": "CUDA error: an illegal memory access was encountered",
@@ -25,7 +25,7 @@ REASONS = {
 
 
 def _text(tokens: int) -> str:
-    """Return a text that has so many tokens with its prompt."""
+    """Return a text that has this many tokens with its prompt."""
     return " ".join(["word"] * (tokens - PROMPT))
 
 
@@ -33,7 +33,7 @@ def _text(tokens: int) -> str:
 def breaking(
     small_model: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[tuple[RunningServer, str]]:
-    """Return the server and the reason that it has to give."""
+    """Return the server and the reason that it must give."""
     folder = tmp_path_factory.mktemp("breaking")
     changes = warm_cache(small_model, folder) | {"BREAKS": request.param}
     log = folder / "log"
@@ -62,14 +62,14 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_fails_alone(
     assert server.predict(text=_text(70))["tokens"] == [70]
     assert health(server.url) == "READY"
     evidence.record(
-        "A batch for which memory is short is tried again in halves, then fails alone with its reason",
-        f"an encoder that is out of memory above {MEMORY} tokens a pass",
+        "A batch too large for the memory is tried again in halves; a text too large fails alone, with the reason",
+        f"an encoder that is out of memory above {MEMORY} tokens per pass",
         "20 texts of 70 tokens answered; a text of 301 failed by name, the next request answered",
     )
 
 
 @pytest.mark.parametrize("breaking", REASONS, indirect=True)
-def test_a_broken_encoder_fails_every_request_and_tells_the_platform(
+def test_a_broken_encoder_fails_every_request_and_the_health_check(
     breaking: tuple[RunningServer, str], evidence: Evidence
 ) -> None:
     server, reason = breaking
@@ -79,18 +79,18 @@ def test_a_broken_encoder_fails_every_request_and_tells_the_platform(
             pool.submit(server.post, text=_text(BREAKS_AT)),
             *(pool.submit(server.post, texts=[_text(200)] * 9) for _ in range(8)),
         ]
-        answers = [one.result().json() for one in asked]
+        answers = [request.result().json() for request in asked]
     assert f"BrokenEncoderError: {reason}" in _error(answers[0])
     for answer in answers[1:]:
         assert answer["status"] == "succeeded" or reason in answer["error"]
 
-    told = requests.get(f"{server.url}/health-check", timeout=600).json()
-    assert told["status"] == "UNHEALTHY"
-    assert told["user_healthcheck_error"] == f"Healthcheck failed: BrokenEncoderError: {reason}"
+    reported = requests.get(f"{server.url}/health-check", timeout=600).json()
+    assert reported["status"] == "UNHEALTHY"
+    assert reported["user_healthcheck_error"] == f"Healthcheck failed: BrokenEncoderError: {reason}"
     assert f"BrokenEncoderError: {reason}" in _error(server.post(text="a good text").json())
     assert f"unhealthy: {reason}" in server.log.read_text()
     evidence.record(
-        "A broken encoder never goes on serving: its requests fail, and the platform is told",
+        "A broken encoder stops serving: its requests fail, and the health check reports it",
         f"9 requests at once, one of which breaks the encoder: {reason}",
-        "each ended in vectors or that reason; UNHEALTHY; the next request failed with it too",
+        "each ended in vectors or that reason; UNHEALTHY; the next request failed with the same reason",
     )

@@ -1,4 +1,4 @@
-"""The container with an encoder that breaks at a text of BREAKS_AT tokens as the variable BREAKS says."""
+"""The container with an encoder that breaks at a text of BREAKS_AT tokens. The variable BREAKS says how."""
 
 import os
 import threading
@@ -9,11 +9,11 @@ import torch
 
 from embeddinggemma.engine import encoder
 from embeddinggemma.engine.model import EmbeddingGemma
-from predict import Predictor as Container
+from predict import Predictor as RealPredictor
 
 BREAKS_AT = 100
 MEMORY = 300
-"""Tokens of one pass for which there is memory."""
+"""The tokens that fit into the memory in one forward pass."""
 
 
 def _not_finite() -> torch.Tensor:
@@ -30,7 +30,7 @@ def _hang() -> torch.Tensor:
     return torch.zeros(1, 768)
 
 
-WAYS: dict[str, Callable[[], torch.Tensor]] = {"not finite": _not_finite, "CUDA error": _cuda_error, "hang": _hang}
+BREAKS: dict[str, Callable[[], torch.Tensor]] = {"not finite": _not_finite, "CUDA error": _cuda_error, "hang": _hang}
 _encode = EmbeddingGemma.encode
 
 
@@ -38,12 +38,12 @@ def _breaking(model: EmbeddingGemma, token_ids: Sequence[Sequence[int]]) -> torc
     if sum(map(len, token_ids)) > MEMORY:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
     if any(len(ids) == BREAKS_AT for ids in token_ids):
-        return WAYS[os.environ["BREAKS"]]()
+        return BREAKS[os.environ["BREAKS"]]()
     return _encode(model, token_ids)
 
 
-class Predictor(Container):
-    """The container, broken when it is set up."""
+class Predictor(RealPredictor):
+    """The container, with the encoder that breaks."""
 
     def setup(self) -> None:
         patch.object(EmbeddingGemma, "encode", _breaking).start()

@@ -1,4 +1,4 @@
-"""Corpora for the tests: rows written as files, what a run printed."""
+"""Corpora for the tests: rows written as files, and runs of the scripts that read them."""
 
 import json
 import os
@@ -23,13 +23,13 @@ def texts(count: int, *, words: int = 30) -> list[str]:
 
 
 def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
-    """Write a row a line."""
+    """Write one row per line."""
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return path
 
 
 def run_script(variables: dict[str, str], name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run one of the scripts to its end, however it ends; `variables` change its environment."""
+    """Run a script to its end, whether it succeeds or fails; `variables` change its environment."""
     command = [str(SCRIPTS / name), *map(str, arguments)]
     return subprocess.run(
         command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=1200, check=False
@@ -37,5 +37,5 @@ def run_script(variables: dict[str, str], name: str, *arguments: object) -> subp
 
 
 def read_output(folder: Path) -> pa.Table:
-    """Read an output folder as anyone would."""
+    """Read an output folder as a user would."""
     return pq.read_table(folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tools import PROJECT
 
 RUN_LANGUAGES = ("python", "javascript", "bash")
-"""Languages whose blocks the tests run as printed; what cannot run here is fenced as another."""
+"""Languages whose blocks the tests run as printed. Code that cannot run here is fenced as another language."""
 _TIMEOUT = 600  # seconds; for a program that hangs
 
 PAGES = {
@@ -26,7 +26,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def printed(name: str, language: str, piece: str) -> str:
-    """Return the one block of a page, called by its name in PAGES, that holds this piece of code.
+    """Return the only block with this piece of code on a page; `name` is the page's name in PAGES.
 
     tests/docs/test_pages.py looks for calls of this function, to see which blocks are tested: give it literals.
     """
@@ -35,7 +35,7 @@ def printed(name: str, language: str, piece: str) -> str:
 
 
 def section(name: str, heading: str) -> str:
-    """Return what stands below a heading of the second level."""
+    """Return the text below a heading of the second level."""
     return PAGES[name].split(f"\n## {heading}\n")[1].split("\n## ")[0]
 
 
@@ -71,4 +71,4 @@ def run(*command: str | Path, folder: Path = PROJECT, changes: Mapping[str, str]
 
 JAVASCRIPT_DECODER = printed("docs/api.md", "javascript", "function decode(")
 [LOCAL_CLIENT] = re.findall(r"`(new Replicate\(\{ baseUrl: .*? \}\))`", PAGES["docs/api.md"])
-"""JavaScript: Replicate's client for a container of one's own."""
+"""JavaScript: Replicate's client for your own container."""

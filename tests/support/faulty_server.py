@@ -1,4 +1,4 @@
-"""A file server on loopback, with Range, that goes wrong on purpose: one fault for each request of a path, in order."""
+"""A file server on loopback, with Range, that fails on purpose: each request for a path gets the path's next fault."""
 
 import os
 import socket
@@ -19,23 +19,32 @@ Fault = Callable[["Answer"], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked for."""
+    """A request that the server got."""
 
     path: str
+    """Without its query."""
     headers: dict[str, str]
+    """By name."""
 
 
 @dataclass
 class Answer:
-    """What goes wrong in one answer; as it stands, nothing does."""
+    """An answer, and the fault in it; by default there is none."""
 
     body: bytes
+    """The whole file, or the text of an error."""
     server: "FaultyServer"
-    status: int | None = None  # in place of 200 or 206
+    """The server that sends it."""
+    status: int | None = None
+    """The status, if it is neither 200 nor 206."""
     location: str | None = None
+    """Where it redirects to."""
     ignores_range: bool = False
-    stop_after: float | None = None  # this part of the bytes, and then `stop`
+    """Whether it sends the whole file even if a range was requested."""
+    stop_after: float | None = None
+    """The part of the bytes after which `stop` is called instead of sending the rest."""
     stop: Callable[[BaseHTTPRequestHandler], None] = lambda _: None
+    """Called after `stop_after`."""
 
 
 def status(code: int) -> Fault:
@@ -65,7 +74,7 @@ def reset(part: float) -> Fault:
     """Reset the connection after a part of the bytes."""
 
     def stop(handler: BaseHTTPRequestHandler) -> None:
-        at_once = struct.pack("ii", 1, 0)  # linger on, for 0 seconds: RST in place of FIN
+        at_once = struct.pack("ii", 1, 0)  # linger on, for 0 seconds: RST instead of FIN
         handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
         os.close(handler.connection.detach())
 
@@ -73,7 +82,7 @@ def reset(part: float) -> Fault:
 
 
 def silence(part: float) -> Fault:
-    """Send a part of the bytes, and then none as long as the test lasts; `server.silent` is set by then."""
+    """Send a part of the bytes, set `server.silent`, and send nothing more during the test."""
 
     def fault(answer: Answer) -> None:
         def stop(_: BaseHTTPRequestHandler) -> None:
@@ -86,7 +95,7 @@ def silence(part: float) -> Fault:
 
 
 def pause(part: float) -> Fault:
-    """Send a part of the bytes, and the rest once `server.released` is set; `server.silent` is set by then."""
+    """Send a part of the bytes, set `server.silent`, and send the rest once `server.released` is set."""
 
     def fault(answer: Answer) -> None:
         def stop(handler: BaseHTTPRequestHandler) -> None:
@@ -100,7 +109,7 @@ def pause(part: float) -> Fault:
 
 
 def ignore_range(answer: Answer) -> None:
-    """Send everything, whatever part is asked for."""
+    """Send the whole file even if a range was requested."""
     answer.ignores_range = True
 
 
@@ -138,10 +147,7 @@ def _stops(part: float, stop: Callable[[BaseHTTPRequestHandler], None]) -> Fault
 
 
 class FaultyServer:
-    """Serves `files` (path to bytes); a context manager.
-
-    `faults[path]` holds what goes wrong at the first, the second, ... request for the path; after those, nothing does.
-    """
+    """Serves `files` (path to bytes); a context manager. `fail` sets the faults of the next requests for a path."""
 
     def __init__(self, *, tls: bool = False) -> None:
         self.files: dict[str, bytes] = {}
@@ -162,7 +168,7 @@ class FaultyServer:
         self.files |= {f"/{prefix}/{path}": body for path, body in files.items()}
 
     def fail(self, path: str, faults: Iterable[Fault]) -> None:
-        """Let the next requests for a path go wrong."""
+        """Let the next requests for a path go wrong, one fault for each; the requests after them are answered well."""
         self._faults[path] = iter(faults)
 
     def asked_for(self, path: str) -> list[Request]:
@@ -193,7 +199,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a client that hangs up is what half of the tests are about."""
+        """Print nothing: in half of the tests a client hangs up on purpose."""
 
 
 def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
@@ -206,7 +212,7 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
             _send(self, server.answer(path))
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Print nothing."""
 
     return Handler
 

@@ -1,4 +1,4 @@
-"""Another process that wants the weights: `python -m tests.support.fill_cache MANIFEST CACHE [LARGEST_FILE]`."""
+"""Another process that needs the weights: `python -m tests.support.fill_cache MANIFEST CACHE [MAX_FILE_SIZE]`."""
 
 import logging
 import resource
@@ -11,9 +11,9 @@ from embeddinggemma.weights.store import Store
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    manifest, cache, *largest = sys.argv[1:]
-    if largest:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest[0]), resource.RLIM_INFINITY))
+    manifest, cache, *max_file_size = sys.argv[1:]
+    if max_file_size:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(max_file_size[0]), resource.RLIM_INFINITY))
     try:
         ensure_weights(read_manifest(Path(manifest)), Store(Path(cache), stall_seconds=600))
     except WeightsError as error:

@@ -1,7 +1,7 @@
-"""The container with an encoder that a test holds: no forward pass goes on while the file HELD_GATE exists.
+"""The container with an encoder that a test can hold: every forward pass waits while the file HELD_GATE exists.
 
-The file HELD_EVENTS gets a line for each request that has been tokenized and waits for its vectors ("begun"), for each
-one that does so no more ("ended"), and for each forward pass with its number of texts ("pass 2").
+The file HELD_EVENTS gets a line when a tokenized request begins to wait for its vectors (`begun`), when it no longer
+waits (`ended`), and for each forward pass with its number of texts (`pass 2`).
 """
 
 import os
@@ -14,7 +14,7 @@ import torch
 
 from embeddinggemma.batching import Batcher, Encoded
 from embeddinggemma.engine.model import EmbeddingGemma
-from predict import Predictor as Container
+from predict import Predictor as RealPredictor
 
 _encode_model = EmbeddingGemma.encode
 _encode_request = Batcher.encode
@@ -40,8 +40,8 @@ async def _noted(batcher: Batcher, token_ids: Sequence[Sequence[int]]) -> Encode
         _note("ended")
 
 
-class Predictor(Container):
-    """The container, which a test can hold once it is set up."""
+class Predictor(RealPredictor):
+    """The container, which a test can hold after set-up."""
 
     def setup(self) -> None:
         super().setup()

@@ -1,4 +1,4 @@
-"""Inputs of a prediction: the defaults, and what has to be refused with which message."""
+"""Inputs of a prediction: the defaults, and inputs that must be refused, each with its message."""
 
 from typing import Any
 

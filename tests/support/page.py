@@ -1,4 +1,4 @@
-"""What tests do in the playground's page, in playwright's JavaScript."""
+"""Actions of the tests in the playground's page, in playwright's JavaScript."""
 
 RUN = """
 await page.getByRole("button", { name: "Run", exact: true }).click();

@@ -1,7 +1,7 @@
-"""What `pget multifile -f -` does, as far as the tests can tell: its way to fetch, and its ways to go wrong.
+"""A stand-in for `pget multifile -f -`: it fetches files, and fails, in the same ways as far as the tests can tell.
 
-No digest, no resumption, no time-out: exit 1 at once on 4xx, five tries on 5xx, a partial file and exit 1 where a
-connection breaks, a panic and exit 2 where Range is ignored, and for ever silent with a silent server.
+It has no digest, no resumption and no timeout: exit 1 at once on 4xx, five tries on 5xx, a partial file and exit 1 if a
+connection breaks, a panic and exit 2 if Range is ignored, and it waits forever for a silent server.
 """
 
 import http.client
@@ -10,13 +10,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-TRIES = 5
+MAX_TRIES = 5
 
 
 def main() -> None:
     for line in sys.stdin:
         url, path = line.split()
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(MAX_TRIES)):
             try:
                 _fetch(url, Path(path))
             except urllib.error.HTTPError as error:

@@ -1,4 +1,4 @@
-"""Servers and gateways of a test's own, ended with the test."""
+"""Servers and gateways that a test starts, and that end with it."""
 
 import re
 import socket
@@ -17,7 +17,7 @@ TOKEN = "hf_quaggaQuaggaQUAGGA"  # noqa: S105 - opens nothing; no server may sho
 
 
 class RunningServer(Client):
-    """A client of a running server, and where that writes its log."""
+    """A client of a running server, with the file of the server's log."""
 
     def __init__(self, url: str, log: Path) -> None:
         super().__init__(url)
@@ -28,7 +28,7 @@ class RunningServer(Client):
 def running_server(
     changes: Mapping[str, str], log: Path, *, slots: int, predictor: str = "predict.py:Predictor"
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Run the image's server on a free port, its output in the file `log`; yield its process and URL, not ready yet."""
+    """Run the image's server on a free port, with its output in `log`; yield its process and URL before it is ready."""
     port = free_port()
     with log.open("wb") as output:
         process = start_server(port, changes, slots=slots, predictor=predictor, log=output)
@@ -40,7 +40,7 @@ def running_server(
 
 
 class HeldServer(ObservedServer):
-    """The real server with tests/support/held_predictor.py, whose encoder waits while it is held."""
+    """The real server with tests/support/held_predictor.py: a test can hold its encoder."""
 
     def __init__(self, url: str, pid: int, log: Path, folder: Path) -> None:
         self._gate, self._events = folder / "gate", folder / "events"
@@ -48,7 +48,7 @@ class HeldServer(ObservedServer):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let no forward pass go on as long as the context lasts."""
+        """Hold every forward pass until the context ends."""
         self._gate.touch()
         try:
             yield
@@ -56,7 +56,7 @@ class HeldServer(ObservedServer):
             self._gate.unlink()
 
     def begun(self) -> int:
-        """Return how many requests have ever waited for their vectors."""
+        """Return how many requests have begun to wait for their vectors so far."""
         return self._lines().count("begun")
 
     def waiting(self) -> int:
@@ -65,13 +65,13 @@ class HeldServer(ObservedServer):
         return lines.count("begun") - lines.count("ended")
 
     def texts_encoded(self) -> int:
-        """Return how many texts have ever been in a forward pass."""
+        """Return how many texts have been in a forward pass so far."""
         return sum(int(line.removeprefix("pass ")) for line in self._lines() if line.startswith("pass "))
 
     def fill_slots(self, slots: int, *requests: bytes) -> list[socket.socket]:
-        """Return connections whose requests hold so many slots, and have been begun; the server has to be held.
+        """Fill this many slots of a held server; return the connections of their requests, once all have begun.
 
-        The requests are sent by turns. One that is refused by a stray 409 is sent again.
+        The requests take turns. A request that is refused by a stray 409 is sent again.
         """
         goal = self.begun() + slots
         taken: dict[socket.socket, int] = {}
@@ -105,18 +105,18 @@ def held_server(folder: Path, changes: Mapping[str, str], *, slots: int) -> Iter
 
 @contextmanager
 def running_gateway(command: Sequence[str | Path]) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """Run a script that serves the gateway; yield the URL that it says it serves, and its process."""
+    """Run a script that serves the gateway; yield the URL that it prints, and its process."""
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
-            said = (re.search(r"running on (http://127\.0\.0\.1:\d+)", line) for line in process.stderr)
-            yield next(found[1] for found in said if found), process
+            searched = (re.search(r"running on (http://127\.0\.0\.1:\d+)", line) for line in process.stderr)
+            yield next(found[1] for found in searched if found), process
         finally:
             process.terminate()
 
 
 def command_line(process: psutil.Process) -> list[str]:
-    """Return a process's command line; nothing of one that has ended since it was found."""
+    """Return a process's command line, or nothing if the process has ended."""
     try:
         return process.cmdline()
     except psutil.NoSuchProcess:

@@ -17,7 +17,7 @@ FILES = {
 
 
 def manifest(*sources: str | Source) -> Manifest:
-    """Pin the files; a source given as text is open."""
+    """Pin the files; a source that is given as text is not gated."""
     pins = tuple(PinnedFile(path, len(body), hashlib.sha256(body).hexdigest()) for path, body in FILES.items())
     opened = tuple(source if isinstance(source, Source) else Source(source) for source in sources)
     return Manifest("tests/tiny", pins, opened)
@@ -37,7 +37,7 @@ def is_right(folder: Path) -> bool:
 
 
 def strays(cache: Path) -> list[str]:
-    """Return what a cache folder holds besides its lock and right files below their names."""
+    """Return the paths in a cache folder that are neither its lock nor right files under their names."""
     folder = cache / manifest().folder_name
     right = {folder / path: body for path, body in FILES.items()}
     files = [path for path in cache.rglob("*") if path.is_file() and path != cache / ".lock"]

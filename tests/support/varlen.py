@@ -1,4 +1,4 @@
-"""FlashAttention over packed texts, spelled out for the CPU."""
+"""FlashAttention over packed texts, written out for the CPU."""
 
 import torch
 
@@ -15,7 +15,7 @@ def varlen_on_cpu(
     scale: float,
     window_size: tuple[int, int],
 ) -> torch.Tensor:
-    """torch 2.11's varlen_attn, spelled out: it knows of the texts what cu_seqlens says, no more."""
+    """torch 2.11's varlen_attn, written out: cu_seqlens is all that it knows of the texts."""
     assert query.shape == key.shape == value.shape
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
     assert cu_seq_q.diff().max() <= max_q

@@ -1,4 +1,4 @@
-"""The weights are made ready in a process of their own: what is loaded meanwhile counts once they are verified."""
+"""The weights are made ready in their own process; a model that is loaded meanwhile counts once they are verified."""
 
 import logging
 import subprocess
@@ -29,7 +29,7 @@ def running() -> psutil.Process:
     return process
 
 
-def test_an_unsafe_own_source_is_the_same_error_as_without_a_process(tmp_path: Path) -> None:
+def test_an_unsafe_mirror_is_the_same_error_as_without_a_process(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"cdn\.example"):
         WeightsInBackground(manifest(), Store(tmp_path, mirror="http://cdn.example")).load(lambda folder: folder)
 
@@ -55,7 +55,7 @@ def test_a_process_that_is_killed_is_an_error(file_server: FaultyServer, tmp_pat
     in_background = WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path))
     assert file_server.silent.wait(600)
     running().kill()
-    with pytest.raises(RuntimeError, match="the process that makes the weights ready has ended before they were"):
+    with pytest.raises(RuntimeError, match="the process that verifies and downloads the weights ended too early"):
         in_background.load(lambda folder: folder)
 
 
@@ -72,7 +72,9 @@ WeightsInBackground(read_manifest(Path(sys.argv[1])), Store(Path(sys.argv[2]))).
 
 
 @pytest.mark.parametrize("fetcher", ["http", "pget"])
-def test_a_download_ends_with_whoever_started_it(fetcher: str, file_server: FaultyServer, tmp_path: Path) -> None:
+def test_a_download_ends_with_the_process_that_started_it(
+    fetcher: str, file_server: FaultyServer, tmp_path: Path
+) -> None:
     if fetcher == "pget":
         (tmp_path / "bin").mkdir()
         program(tmp_path / "bin" / "pget", (PROJECT / "tests" / "support" / "pget_stand_in.py").read_text())
@@ -86,14 +88,14 @@ def test_a_download_ends_with_whoever_started_it(fetcher: str, file_server: Faul
     assert not psutil.wait_procs(started, timeout=600)[1]
 
 
-def test_the_log_says_where_the_seconds_went(
+def test_the_log_shows_the_seconds_of_each_stage(
     file_server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.INFO)
     WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path)).load(lambda _: None)
-    said = capfd.readouterr().err
-    assert [line.partition(":")[0] for line in said.splitlines()] == ["verify", "weights", "download", "verify"]
-    assert "download: 3.1 MB in " in said
+    log = capfd.readouterr().err
+    assert [line.partition(":")[0] for line in log.splitlines()] == ["verify", "weights", "download", "verify"]
+    assert "download: 3.1 MB in " in log
     assert [message.partition(":")[0] for message in caplog.messages] == ["load"]
 
 
@@ -102,45 +104,45 @@ def test_loading_does_not_wait_for_the_digests_of_a_warm_cache(tmp_path: Path) -
     in_background = WeightsInBackground(manifest(), Store(tmp_path))
     process = running()
     process.suspend()
-    never_mind = threading.Timer(600, process.resume)
-    never_mind.start()
+    hang_guard = threading.Timer(600, process.resume)
+    hang_guard.start()
 
     def load(given: Path) -> str:
-        assert process.status() == psutil.STATUS_STOPPED, "it was waited for"
+        assert process.status() == psutil.STATUS_STOPPED, "loading has waited for the digests"
         process.resume()
         return given.name
 
     assert in_background.load(load) == folder.name
-    never_mind.cancel()
+    hang_guard.cancel()
 
 
-def test_a_small_file_can_be_loaded_while_the_largest_is_still_to_come(
+def test_a_small_file_can_be_loaded_while_the_largest_is_still_downloading(
     file_server: FaultyServer, tmp_path: Path
 ) -> None:
-    may_come = threading.Event()
+    may_arrive = threading.Event()
     file_server.fail(
-        f"/cdn/{BIG}", [lambda _: None if may_come.wait(600) else pytest.fail("nobody waited for the rest")]
+        f"/cdn/{BIG}", [lambda _: None if may_arrive.wait(600) else pytest.fail("the test did not release the rest")]
     )
     in_background = WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path))
     assert in_background.load_early("config.json", lambda folder: (folder / "config.json").read_bytes())
     assert not (tmp_path / manifest().folder_name / BIG).exists()
-    may_come.set()
+    may_arrive.set()
     assert in_background.load(lambda folder: (folder / BIG).read_bytes()) == FILES[BIG]
 
 
 def test_a_file_of_a_warm_cache_is_not_loaded_early(tmp_path: Path) -> None:
     write_right_files(tmp_path)
     in_background = WeightsInBackground(manifest(), Store(tmp_path))
-    assert in_background.load_early("config.json", lambda _: pytest.fail("nothing is known of it yet")) is None
+    assert in_background.load_early("config.json", lambda _: pytest.fail("it is not verified yet")) is None
 
 
-def test_who_waits_early_for_a_file_that_never_comes_is_told(tmp_path: Path) -> None:
+def test_waiting_early_for_a_file_that_never_comes_is_an_error(tmp_path: Path) -> None:
     in_background = WeightsInBackground(manifest(), Store(tmp_path))
     with pytest.raises(WeightsError, match=r"config\.json is missing"):
         in_background.load_early("config.json", lambda folder: folder)
 
 
-def test_what_was_loaded_from_a_wrong_file_is_loaded_again(file_server: FaultyServer, tmp_path: Path) -> None:
+def test_a_model_that_was_loaded_from_a_wrong_file_is_loaded_again(file_server: FaultyServer, tmp_path: Path) -> None:
     folder = write_right_files(tmp_path)
     (folder / BIG).write_bytes(b"\0" + FILES[BIG][1:])
     loaded: list[bytes] = []
@@ -181,7 +183,7 @@ def test_an_error_in_loading_right_files_is_not_hidden(tmp_path: Path) -> None:
     assert len(loads) == 1
 
 
-def test_files_that_another_process_replaced_meanwhile_are_loaded_again(tmp_path: Path) -> None:
+def test_files_that_another_process_replaced_during_the_load_are_loaded_again(tmp_path: Path) -> None:
     folder = write_right_files(tmp_path)
     loads: list[int] = []
 

@@ -1,4 +1,4 @@
-"""Weights are fetched where they are missing, from where they may be, and used only once they are verified."""
+"""Missing weights are fetched from the allowed sources, and weights are used only once they are verified."""
 
 import logging
 from pathlib import Path
@@ -16,34 +16,34 @@ pytestmark = pytest.mark.usefixtures("no_pget")
 
 @pytest.fixture
 def server(file_server: FaultyServer) -> FaultyServer:
-    file_server.publish("own", FILES)
+    file_server.publish("mirror", FILES)
     return file_server
 
 
 def test_a_warm_start_asks_no_server_and_writes_nothing(tmp_path: Path) -> None:
     folder = write_right_files(tmp_path)
     assert ensure_weights(manifest("http://127.0.0.1:9/{path}"), Store(tmp_path)) == folder
-    assert list(tmp_path.iterdir()) == [folder], "a complete cache may lie on a read-only disk"
+    assert list(tmp_path.iterdir()) == [folder], "a complete cache may be on a read-only disk"
 
 
-def test_ones_own_source_comes_first(server: FaultyServer, tmp_path: Path) -> None:
+def test_the_mirror_comes_first(server: FaultyServer, tmp_path: Path) -> None:
     cdn = manifest(f"{server.url}/cdn/{{path}}")
-    assert is_right(ensure_weights(cdn, Store(tmp_path, mirror=f"{server.url}/own")))
-    assert {request.path for request in server.requests} == {f"/own/{path}" for path in FILES}
+    assert is_right(ensure_weights(cdn, Store(tmp_path, mirror=f"{server.url}/mirror")))
+    assert {request.path for request in server.requests} == {f"/mirror/{path}" for path in FILES}
 
 
-def test_an_unsafe_own_source_is_refused_before_anything_is_fetched(server: FaultyServer, tmp_path: Path) -> None:
+def test_an_unsafe_mirror_is_refused_before_anything_is_fetched(server: FaultyServer, tmp_path: Path) -> None:
     with pytest.raises(ManifestError):
         ensure_weights(manifest(f"{server.url}/cdn/{{path}}"), Store(tmp_path, mirror="http://cdn.example"))
     assert not server.requests
 
 
-def test_what_is_missing_and_what_was_tried_is_in_the_error(server: FaultyServer, tmp_path: Path) -> None:
+def test_the_error_names_the_missing_files_and_the_tried_sources(server: FaultyServer, tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as error:
         ensure_weights(manifest(f"{server.url}/none/{{path}}", f"{server.url}/void/{{path}}"), Store(tmp_path))
-    said = str(error.value)
-    assert all(f"{path} is missing ({len(body):,} bytes, sha256 " in said for path, body in FILES.items())
-    assert all(f"{server.url}/{name}/{{path}} with http: {server.url}/{name}/" in said for name in ("none", "void"))
+    message = str(error.value)
+    assert all(f"{path} is missing ({len(body):,} bytes, sha256 " in message for path, body in FILES.items())
+    assert all(f"{server.url}/{name}/{{path}} with http: {server.url}/{name}/" in message for name in ("none", "void"))
 
 
 def test_a_manifest_without_sources_says_so(tmp_path: Path) -> None:
@@ -64,8 +64,8 @@ def test_the_token_goes_to_the_gated_source_alone_and_never_to_pget(
         del server.files[f"/cdn/{BIG}"]
         gated = Source(f"{server.url}/gated/{{path}}", gated=True)
         ensure_weights(manifest(f"{server.url}/cdn/{{path}}", gated), Store(tmp_path / "cache", hf_token="hf_secret"))
-        told = {request.path for request in server.requests if "hf_secret" in str(request.headers)}
-        assert told == {f"/gated/{BIG}"}
+        paths_with_token = {request.path for request in server.requests if "hf_secret" in str(request.headers)}
+        assert paths_with_token == {f"/gated/{BIG}"}
         assert len(storage.requests) == 1
         assert "hf_secret" not in str(storage.requests)
     assert "/cdn/" in (tmp_path / "asked").read_text()

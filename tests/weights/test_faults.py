@@ -1,6 +1,6 @@
-"""All that can go wrong with a download ends in the right bytes or in one clear error, and leaves nothing behind.
+"""Every fault of a download ends in the right bytes or in one clear error, and leaves nothing behind.
 
-What comes out is in docs/faults.md, which scripts/faults writes.
+The outcomes are in docs/faults.md, which scripts/faults writes.
 """
 
 import io
@@ -40,8 +40,8 @@ from tools.fault_outcomes import PAGE, Outcomes
 
 pytestmark = pytest.mark.slow
 
-SILENCE = 2.0  # seconds after which a transfer is given up where the server falls silent
-PATIENCE = 600.0  # elsewhere, so that no busy machine is taken for a silent server
+SHORT_TIMEOUT = 2.0  # seconds after which a transfer is given up if the fault is a silent server
+LONG_TIMEOUT = 600.0  # for all other faults, so that a busy machine is not mistaken for a silent server
 PERMANENT: dict[str, Fault] = {
     "404": status(404),
     "401": status(401),
@@ -55,7 +55,7 @@ PERMANENT: dict[str, Fault] = {
     "a byte too few": faulty_server.shorter,
     "one flipped bit": flip,
 }
-PASSING: dict[str, list[Fault]] = {
+TEMPORARY: dict[str, list[Fault]] = {
     "500, then good": [status(500)],
     "cut at 10 %, once": [cut(0.1)],
     "cut at 50 %, once": [cut(0.5)],
@@ -74,7 +74,7 @@ def server(file_server: FaultyServer) -> FaultyServer:
 
 @pytest.fixture(params=["http", "pget", "the real pget"])
 def fetcher(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """PATH with one pget, or none."""
+    """Put one kind of pget on PATH, or none; return the fetcher's name."""
     programs = tmp_path / "bin"
     programs.mkdir()
     if request.param == "pget":
@@ -101,36 +101,36 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def story(log: pytest.LogCaptureFixture) -> str:
-    """Return what failed, and which way brought the right bytes in the end."""
+    """Return the failures, and the source and the fetcher of the right bytes in the end."""
     messages = [record.getMessage() for record in log.records]
     failed = [re.sub(r"^weights: \S+ with ", "", text) for text in messages if re.match(r"weights: \S+ with", text)]
-    ways = [found for text in messages if (found := re.search(r"fetching .*/(\w+)/\S+ with (\w+)$", text))]
-    return "; ".join([*failed, f"**right bytes** from {ways[-1][1]} with {ways[-1][2]}"])
+    routes = [found for text in messages if (found := re.search(r"fetching .*/(\w+)/\S+ with (\w+)$", text))]
+    return "; ".join([*failed, f"**right bytes** from {routes[-1][1]} with {routes[-1][2]}"])
 
 
-def fetch(cache: Path, *sources: str | Source, stall_seconds: float = PATIENCE) -> Path:
+def fetch(cache: Path, *sources: str | Source, stall_seconds: float = LONG_TIMEOUT) -> Path:
     return ensure_weights(manifest(*sources), Store(cache, hf_token="hf_secret", stall_seconds=stall_seconds))
 
 
 def stall_seconds(fault: str) -> float:
-    return SILENCE if fault.startswith("the server") else PATIENCE
+    return SHORT_TIMEOUT if fault.startswith("the server") else LONG_TIMEOUT
 
 
 @pytest.mark.parametrize("fault", PERMANENT)
-def test_where_one_source_fails_the_next_takes_over(
+def test_if_a_source_fails_the_next_takes_over(
     fault: str, fetcher: str, server: FaultyServer, tmp_path: Path, log: pytest.LogCaptureFixture, outcomes: Outcomes
 ) -> None:
     server.fail(f"/cdn/{BIG}", itertools.repeat(PERMANENT[fault]))
     sources = (f"{server.url}/cdn/{{path}}", f"{server.url}/mirror/{{path}}")
     assert is_right(fetch(tmp_path / "cache", *sources, stall_seconds=stall_seconds(fault)))
     assert not strays(tmp_path / "cache")
-    if fetcher != "the real pget":  # which fetches the files side by side, and drops all when one fails
-        assert not server.asked_for("/mirror/config.json"), "what the first source delivered is fetched again"
+    if fetcher != "the real pget":  # it fetches the files in parallel, and drops all if one fails
+        assert not server.asked_for("/mirror/config.json"), "a file that the first source delivered is fetched again"
     outcomes.record(fault, fetcher, story(log))
 
 
 @pytest.mark.parametrize("fault", PERMANENT)
-def test_where_the_only_source_fails_the_error_is_clear_and_the_next_start_works(
+def test_if_the_only_source_fails_the_error_is_clear_and_the_next_start_works(
     fault: str, fetcher: str, server: FaultyServer, tmp_path: Path
 ) -> None:
     cdn = f"{server.url}/cdn/{{path}}"
@@ -158,11 +158,11 @@ def test_a_gated_source_that_refuses_the_token_says_what_may_be_missing(
     outcomes.record(f"{fault} to a token", fetcher, story(log))
 
 
-@pytest.mark.parametrize("fault", PASSING)
-def test_what_passes_is_survived_with_one_source(
+@pytest.mark.parametrize("fault", TEMPORARY)
+def test_a_temporary_fault_is_survived_with_a_single_source(
     fault: str, fetcher: str, server: FaultyServer, tmp_path: Path, log: pytest.LogCaptureFixture, outcomes: Outcomes
 ) -> None:
-    server.fail(f"/cdn/{BIG}", PASSING[fault])
+    server.fail(f"/cdn/{BIG}", TEMPORARY[fault])
     assert is_right(fetch(tmp_path / "cache", f"{server.url}/cdn/{{path}}"))
     assert not strays(tmp_path / "cache")
     outcomes.record(fault, fetcher, story(log))
@@ -200,7 +200,7 @@ HOSTILE = ["../outside", "/tmp/embeddinggemma-outside", "snapshots/../../outside
 
 
 def hub_cache_tar(*, hostile: bool = False) -> bytes:
-    """A Hub cache folder: blobs, a snapshot of links to them, and what else lies there."""
+    """A Hub cache folder: blobs, a snapshot of links to them, and the other files of such a folder."""
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w") as tar:
 
@@ -252,7 +252,7 @@ def test_a_tar_gives_its_pinned_files_and_nothing_else(
         ("a tar with one flipped bit", hub_cache_tar().replace(FILES[BIG], b"\xff" + FILES[BIG][1:])),
     ],
 )
-def test_a_broken_tar_gives_what_is_right_in_it_and_the_next_source_the_rest(
+def test_a_broken_tar_gives_its_right_files_and_the_next_source_the_rest(
     fault: str,
     body: bytes,
     fetcher: str,
@@ -264,7 +264,9 @@ def test_a_broken_tar_gives_what_is_right_in_it_and_the_next_source_the_rest(
     server.files["/cdn/model.tar"] = body
     assert is_right(fetch(tmp_path / "cache", f"{server.url}/cdn/model.tar", f"{server.url}/mirror/{{path}}"))
     assert not strays(tmp_path / "cache")
-    assert bool(server.asked_for("/mirror/config.json")) == ("page" in fault), "only what was not in the tar"
+    assert bool(server.asked_for("/mirror/config.json")) == ("page" in fault), (
+        "only files that were not in the tar are fetched"
+    )
     outcomes.record(fault, fetcher, story(log))
 
 
@@ -301,19 +303,19 @@ def test_a_spoilt_file_of_a_warm_cache_is_fetched_again_alone(
     outcomes.record(fault, fetcher, story(log))
 
 
-def start(manifest_file: Path, cache: Path, *largest_file: str) -> subprocess.Popen[str]:
-    """Start another process that wants the same weights."""
-    command = [sys.executable, "-m", "tests.support.fill_cache", str(manifest_file), str(cache), *largest_file]
+def start(manifest_file: Path, cache: Path, *max_file_size: str) -> subprocess.Popen[str]:
+    """Start another process that needs the same weights."""
+    command = [sys.executable, "-m", "tests.support.fill_cache", str(manifest_file), str(cache), *max_file_size]
     return subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(process: subprocess.Popen[str], words: str) -> None:
-    """Read what a process says until it says this."""
+    """Read a process's log until a line has these words."""
     assert process.stderr is not None
-    assert any(words in line for line in process.stderr), f"the process ended and did not say {words!r}"
+    assert any(words in line for line in process.stderr), f"the process ended and did not log {words!r}"
 
 
-def test_a_process_killed_in_the_middle_leaves_nothing_that_the_next_start_does_not_put_right(
+def test_the_next_start_repairs_everything_that_a_killed_process_left(
     fetcher: str, server: FaultyServer, tmp_path: Path, log: pytest.LogCaptureFixture, outcomes: Outcomes
 ) -> None:
     cdn = f"{server.url}/cdn/{{path}}"
@@ -325,7 +327,7 @@ def test_a_process_killed_in_the_middle_leaves_nothing_that_the_next_start_does_
     assert is_right(fetch(tmp_path / "cache", cdn))
     assert not strays(tmp_path / "cache")
     if fetcher == "http":
-        assert len(server.asked_for("/cdn/config.json")) == 1, "what had been verified is fetched again"
+        assert len(server.asked_for("/cdn/config.json")) == 1, "a file that had been verified is fetched again"
     outcomes.record("killed with SIGKILL at 50 %, and started again", fetcher, story(log))
 
 
@@ -341,7 +343,7 @@ def test_two_processes_fetch_each_file_once(
             server.released.set()
             assert (first.wait(600), second.wait(600)) == (0, 0)
     assert not strays(tmp_path / "cache")
-    if fetcher != "the real pget":  # which asks for a file's size first
+    if fetcher != "the real pget":  # it asks for a file's size first
         assert sorted(request.path for request in server.requests) == sorted(f"/cdn/{path}" for path in FILES)
     outcomes.record("two processes on one cache folder", fetcher, "the second waits; each file is fetched once")
 
@@ -356,12 +358,12 @@ def test_a_full_disk_is_named_and_the_next_start_works(
     cdn = f"{server.url}/cdn/{{path}}"
     path = tiny_model.write_manifest(tmp_path / "manifest.json", cdn)
     with start(path, tmp_path / "cache", "1000000") as full:
-        said = last_line(full)
+        printed = last_line(full)
         assert full.returncode == 1
-    assert said == f"the cache folder {tmp_path}/cache cannot be used: File too large"
+    assert printed == f"the cache folder {tmp_path}/cache cannot be used: File too large"
     assert not strays(tmp_path / "cache")
     assert is_right(fetch(tmp_path / "cache", cdn))
-    outcomes.record("disk full (RLIMIT_FSIZE)", fetcher, said.replace(str(tmp_path), ""))
+    outcomes.record("disk full (RLIMIT_FSIZE)", fetcher, printed.replace(str(tmp_path), ""))
 
 
 def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: Path, outcomes: Outcomes) -> None:
@@ -371,7 +373,7 @@ def test_a_cache_folder_that_cannot_be_made_is_named(tmp_path: Path, outcomes: O
     outcomes.record("a cache folder that cannot be made", "any", str(error.value).replace(str(tmp_path), ""))
 
 
-def test_the_page_in_the_docs_says_this(outcomes: Outcomes, request: pytest.FixtureRequest) -> None:
+def test_the_page_in_the_docs_has_these_outcomes(outcomes: Outcomes, request: pytest.FixtureRequest) -> None:
     ran = {item.name.partition("[")[0] for item in request.session.items if item.path == Path(__file__)}
     if not {name for name in globals() if name.startswith("test_")} <= ran or request.session.testsfailed:
         pytest.skip("only some of the faults were produced")

@@ -1,4 +1,4 @@
-"""The HTTP fetcher: resumes, gives up in time, keeps the token, and says in a few words what went wrong."""
+"""The HTTP fetcher resumes, gives up in time, keeps the token, and names errors in a few words."""
 
 import hashlib
 import itertools
@@ -33,7 +33,7 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def fetch(
     url: str, tmp_path: Path, *, token: str | None = None, size: int | None = len(BODY), stall_seconds: float = 600
 ) -> str | None:
-    """Fetch one file and return its digest, which has to be that of its bytes on disk."""
+    """Fetch one file and return its digest, which must be that of its bytes on disk."""
     wanted = Download(url, tmp_path / "file", size)
     [(fetched, sha256)] = HttpFetcher(stall_seconds, token).fetch([wanted])
     assert fetched == wanted
@@ -56,12 +56,12 @@ def test_after_a_cut_only_the_rest_is_fetched(part: float, server: FaultyServer,
     assert ranges(server) == [None, f"bytes={int(len(BODY) * part)}-"]
 
 
-def test_a_file_may_come_in_several_pieces(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_file_may_arrive_in_several_parts(server: FaultyServer, tmp_path: Path) -> None:
     server.fail(PATH, [cut(0.5), reset(0.5), cut(0.5), status(503)])
     assert fetch(server.url + PATH, tmp_path) == hashlib.sha256(BODY).hexdigest()
 
 
-def test_a_server_that_ignores_range_is_heard_from_the_beginning(server: FaultyServer, tmp_path: Path) -> None:
+def test_if_a_server_ignores_range_the_file_is_fetched_from_its_beginning(server: FaultyServer, tmp_path: Path) -> None:
     server.fail(PATH, [both(cut(0.5), ignore_range), ignore_range])
     assert fetch(server.url + PATH, tmp_path) == hashlib.sha256(BODY).hexdigest()
 
@@ -74,9 +74,7 @@ def test_tries_are_bounded(server: FaultyServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 410, 416, 429])
-def test_an_answer_that_blames_the_client_is_not_asked_for_again(
-    code: int, server: FaultyServer, tmp_path: Path
-) -> None:
+def test_a_request_that_the_server_refuses_is_not_sent_again(code: int, server: FaultyServer, tmp_path: Path) -> None:
     server.fail(PATH, [status(code)])
     with pytest.raises(DownloadError, match=f"HTTP {code}"):
         fetch(server.url + PATH, tmp_path)
@@ -84,7 +82,7 @@ def test_an_answer_that_blames_the_client_is_not_asked_for_again(
 
 
 @pytest.mark.parametrize("part", [0, 0.5])
-def test_silence_is_not_waited_out_twice(part: float, server: FaultyServer, tmp_path: Path) -> None:
+def test_a_silent_server_is_not_waited_for_twice(part: float, server: FaultyServer, tmp_path: Path) -> None:
     server.fail(PATH, [silence(part)])
     with pytest.raises(DownloadError, match=r"no byte for 2 s"):
         fetch(server.url + PATH, tmp_path, stall_seconds=2)
@@ -100,12 +98,14 @@ def test_a_wrong_length_is_refused_before_the_bytes_are_fetched(
     assert (tmp_path / "file").stat().st_size == 0
 
 
-def test_a_length_that_is_not_known_is_the_servers(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_file_of_unknown_length_has_the_length_that_the_server_gives(server: FaultyServer, tmp_path: Path) -> None:
     server.fail(PATH, [cut(0.5)])
     assert fetch(server.url + PATH, tmp_path, size=None) == hashlib.sha256(BODY).hexdigest()
 
 
-def test_the_token_goes_to_the_first_host_and_not_along_with_a_redirect(server: FaultyServer, tmp_path: Path) -> None:
+def test_the_token_goes_to_the_first_host_and_not_to_another_after_a_redirect(
+    server: FaultyServer, tmp_path: Path
+) -> None:
     with FaultyServer() as other:
         other.files[PATH] = BODY
         server.fail("/gated", [redirect("/still-here")])
@@ -124,7 +124,7 @@ def test_a_netrc_entry_does_not_replace_the_token(
     assert server.requests[0].headers["Authorization"] == "Bearer hf_secret"
 
 
-def test_a_redirect_to_a_plain_http_address_elsewhere_is_refused(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_redirect_to_plain_http_on_another_host_is_refused(server: FaultyServer, tmp_path: Path) -> None:
     server.fail(PATH, [redirect("http://example.org/file")])
     with pytest.raises(DownloadError, match=r"redirects, but http://example\.org/file is not an https address"):
         fetch(server.url + PATH, tmp_path)
@@ -160,7 +160,7 @@ def test_a_refused_connection_is_named_in_a_few_words(tmp_path: Path) -> None:
             fetch(url, tmp_path)
 
 
-def test_a_name_that_does_not_exist_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_does_not_exist_is_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_such_name(*_: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 

@@ -1,4 +1,4 @@
-"""The manifest is read strictly: what it pins is pinned, and where it points is safe."""
+"""The manifest is read strictly: every file is pinned, and every source is safe."""
 
 import copy
 import json
@@ -35,7 +35,7 @@ def set_path(path: str) -> Callable[[dict[str, Any]], None]:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda data: data.pop("files"), "'files'"),
         (lambda data: data["files"][0].pop("sha256"), "'sha256'"),
@@ -44,32 +44,32 @@ def set_path(path: str) -> Callable[[dict[str, Any]], None]:
         (lambda data: data["files"][0].update(size=-1), "negative size"),
         (lambda data: data["files"][0].update(size="3"), "lacks or garbles"),
         (lambda data: data["sources"][0].update(url="http://cdn.example/{path}"), "is not an https address"),
-        (lambda data: data["sources"][0].update(url="https://cdn.example/"), "has no {path} in it and is no .tar"),
+        (lambda data: data["sources"][0].update(url="https://cdn.example/"), "has no {path} in it and is not a .tar"),
         *(
             (set_path(path), "could leave the model's folder")
             for path in ("", "/a", "../a", "a/../../b", "a//b", "a b", ".")
         ),
     ],
 )
-def test_what_cannot_be_trusted_or_understood_is_refused_by_name(
-    spoil: Callable[[dict[str, Any]], None], said: str, tmp_path: Path
+def test_a_manifest_that_cannot_be_trusted_or_understood_is_refused_by_name(
+    spoil: Callable[[dict[str, Any]], None], message: str, tmp_path: Path
 ) -> None:
     data = copy.deepcopy(GOOD)
     spoil(data)
     (tmp_path / "manifest.json").write_text(json.dumps(data))
     with pytest.raises(ManifestError) as error:
         read_manifest(tmp_path / "manifest.json")
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
-def test_what_is_not_json_or_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_manifest_that_is_missing_or_not_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("<html>")
     for path in (tmp_path / "manifest.json", tmp_path / "none.json"):
         with pytest.raises(ManifestError, match=f"cannot read the manifest {path}"):
             read_manifest(path)
 
 
-def test_the_folder_is_another_when_a_byte_is_pinned_otherwise(tmp_path: Path) -> None:
+def test_the_folders_name_changes_with_the_pins(tmp_path: Path) -> None:
     first = tiny_model.manifest()
     changed = read_manifest(tiny_model.write_manifest(tmp_path / "manifest.json"))
     assert changed.folder_name == first.folder_name
@@ -88,7 +88,7 @@ def test_the_folder_is_another_when_a_byte_is_pinned_otherwise(tmp_path: Path) -
         ("https://cdn.example/model.tar?signature=1", "https://cdn.example/model.tar?signature=1"),
     ],
 )
-def test_ones_own_source_is_a_base_url_or_says_where_the_path_goes_or_is_a_tar(given: str, url: str) -> None:
+def test_the_mirror_is_a_base_url_or_a_url_with_a_path_or_a_tar(given: str, url: str) -> None:
     assert mirror_source(given) == Source(url)
     assert mirror_source(given).is_archive == (".tar" in given)
 

@@ -1,4 +1,4 @@
-"""pget is watched: whatever it does, the fetcher ends, and what it left is not taken for more than it is."""
+"""pget runs under a watchdog: the fetcher always ends, and only whole files count as fetched."""
 
 import subprocess
 import sys
@@ -25,11 +25,11 @@ def fetch(tmp_path: Path, source: str, *, stall_seconds: float = 600) -> list[st
     return [download.path.name for download, _ in fetcher.fetch(downloads)]
 
 
-def test_files_that_arrive_are_handed_on(tmp_path: Path) -> None:
+def test_files_that_arrive_are_yielded(tmp_path: Path) -> None:
     assert fetch(tmp_path, READ + WRITE) == ["one", "two"]
 
 
-def test_a_partial_file_is_not_handed_on_and_a_full_one_is(tmp_path: Path) -> None:
+def test_a_full_file_is_yielded_and_a_partial_file_is_not(tmp_path: Path) -> None:
     (tmp_path / "arrived").mkdir()
     download = [Download("https://cdn.example/a", tmp_path / "arrived" / name, 5) for name in ("full", "partial")]
     source = READ + "open('full', 'w').write('12345'); open('partial', 'w').write('123'); sys.exit(1)"
@@ -40,7 +40,7 @@ def test_a_partial_file_is_not_handed_on_and_a_full_one_is(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "message"),
     [
         ("import sys; sys.exit('first\\nlast words')", "exit code 1: last words"),
         ("import sys; sys.exit(1)", "exit code 1: no reason given"),
@@ -57,34 +57,34 @@ def test_a_partial_file_is_not_handed_on_and_a_full_one_is(tmp_path: Path) -> No
         ),
     ],
 )
-def test_what_it_fails_of_is_said_in_a_line(source: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match=said):
+def test_the_reason_of_a_failure_is_given_in_one_line(source: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=message):
         fetch(tmp_path, source)
 
 
-def test_a_program_that_cannot_be_started_is_an_error_like_others(tmp_path: Path) -> None:
+def test_a_program_that_cannot_be_started_is_a_download_error(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="cannot be started: No such file or directory"):
         list(PgetFetcher(str(tmp_path / "none"), 600).fetch([Download("https://cdn.example/a", tmp_path / "a", 1)]))
 
 
-def test_one_that_hangs_is_ended(tmp_path: Path) -> None:
+def test_a_program_that_hangs_is_ended(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=r"no new byte for 0\.5 s; ended"):
         fetch(tmp_path, "import signal\nsignal.pause()\n", stall_seconds=0.5)
     assert not [child for child in psutil.Process().children() if str(tmp_path / "pget") in command_line(child)]
 
 
-def test_a_transfer_that_moves_is_not_stalled_and_one_that_stands_is() -> None:
+def test_a_transfer_is_stalled_only_if_it_makes_no_progress() -> None:
     watchdog = Watchdog(10, now=0)
     moments = [(0, 9), (1 << 16, 9.9), ((1 << 16) + 1, 19.8), (1 << 17, 19.8), ((1 << 18) - 1, 29)]
     for moved, now in moments:
         watchdog.look(moved, now)
         assert not watchdog.stalled, (moved, now)
-    watchdog.look((1 << 18) + (1 << 16) - 2, 39)  # less than it takes to count since the last progress
+    watchdog.look((1 << 18) + (1 << 16) - 2, 39)  # less than counts as progress
     assert watchdog.stalled
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not say how much a process has read")
-def test_what_a_program_reads_counts_before_it_writes() -> None:
+def test_bytes_that_a_program_reads_count_before_it_writes_them() -> None:
     source = "import sys\nopen('/dev/zero', 'rb').read(1 << 20)\nprint(flush=True)\nsys.stdin.read()\n"
     command = [sys.executable, "-IS", "-c", source]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -95,11 +95,11 @@ def test_what_a_program_reads_counts_before_it_writes() -> None:
         process.stdin.close()
 
 
-def test_it_is_told_no_token_and_its_command_line_holds_no_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_gets_no_token_and_its_command_line_holds_no_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    tells = f"import os, sys\nopen({str(tmp_path / 'told')!r}, 'w').write(repr((sys.argv, dict(os.environ))))\n"
-    assert fetch(tmp_path, tells + READ + WRITE) == ["one", "two"]
-    told = (tmp_path / "told").read_text()
-    assert "multifile" in told
-    assert "hf_secret" not in told
-    assert "cdn.example" not in told
+    note = f"import os, sys\nopen({str(tmp_path / 'note')!r}, 'w').write(repr((sys.argv, dict(os.environ))))\n"
+    assert fetch(tmp_path, note + READ + WRITE) == ["one", "two"]
+    noted = (tmp_path / "note").read_text()
+    assert "multifile" in noted
+    assert "hf_secret" not in noted
+    assert "cdn.example" not in noted

@@ -1,4 +1,4 @@
-"""How far a download is can be read in a log, and on a terminal."""
+"""The progress of a download is shown in a log and on a terminal."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ def test_a_log_gets_a_line_every_few_seconds(monkeypatch: pytest.MonkeyPatch, ca
     assert "weights: [###############...............] 500 of 1,000 MB, " in caplog.text
 
 
-def test_a_terminal_gets_one_line_that_is_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_one_line_that_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "w") as terminal, os.fdopen(ours, "rb") as screen:
         monkeypatch.setattr(sys, "stderr", terminal)
@@ -40,7 +40,7 @@ def test_a_terminal_gets_one_line_that_is_drawn_anew(monkeypatch: pytest.MonkeyP
             assert asked.acquire(timeout=600)
         terminal.close()
         drawn = b""
-        with suppress(OSError):  # so ends what a closed terminal has shown
+        with suppress(OSError):  # reading from a closed terminal ends in this error
             while part := screen.read1():
                 drawn += part
     assert drawn.startswith(b"\r5 MB, ")

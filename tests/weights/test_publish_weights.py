@@ -1,4 +1,4 @@
-"""What is published is what was verified, can be fetched as the manifest says, and is half as large in bfloat16."""
+"""Published weights are the verified ones, can be fetched by their manifest, and are half as large in bfloat16."""
 
 import dataclasses
 import os
@@ -29,14 +29,14 @@ def publish(model: Path, out: Path, *arguments: str) -> subprocess.CompletedProc
 
 
 def published(model: Path, out: Path, dtype: str) -> Manifest:
-    """Publish, and return the manifest made."""
+    """Publish, and return the manifest of the published weights."""
     finished = publish(model, out, "--dtype", dtype)
     assert finished.returncode == 0, finished.stderr
     return read_manifest(out / "weights_manifest.json")
 
 
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
-def test_what_is_published_can_be_fetched_from_a_plain_file_server(
+def test_published_weights_can_be_fetched_from_a_plain_file_server(
     dtype: str, small_model: Path, tmp_path: Path
 ) -> None:
     manifest = published(small_model, tmp_path / "out", dtype)
@@ -51,17 +51,17 @@ def test_what_is_published_can_be_fetched_from_a_plain_file_server(
 
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 @pytest.mark.slow
-def test_float32_is_published_as_it_is(small_model: Path, tmp_path: Path) -> None:
+def test_float32_is_published_unchanged(small_model: Path, tmp_path: Path) -> None:
     original = read_manifest(small_model / "weights_manifest.json")
     assert published(small_model, tmp_path / "out", "float32").folder_name == original.folder_name
 
 
 @pytest.mark.slow
-def test_bfloat16_is_the_rounded_weights_and_all_else_as_it_was(small_model: Path, tmp_path: Path) -> None:
+def test_bfloat16_rounds_the_weights_and_changes_nothing_else(small_model: Path, tmp_path: Path) -> None:
     manifest = published(small_model, tmp_path / "out", "bfloat16")
     folder = tmp_path / "out" / manifest.folder_name
     for file in manifest.files:
@@ -77,7 +77,7 @@ def test_bfloat16_is_the_rounded_weights_and_all_else_as_it_was(small_model: Pat
 
 
 @pytest.mark.slow
-def test_what_was_converted_can_be_had_from_nowhere_else(small_model: Path, tmp_path: Path) -> None:
+def test_converted_weights_have_no_other_source(small_model: Path, tmp_path: Path) -> None:
     assert len(published(small_model, tmp_path / "out", "bfloat16").sources) == 1
 
 

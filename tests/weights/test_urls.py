@@ -1,4 +1,4 @@
-"""Which URLs are safe, and how one is shown."""
+"""Which URLs are safe, and how a URL is shown."""
 
 import pytest
 
@@ -30,19 +30,19 @@ def test_https_and_this_machine_are_safe(url: str) -> None:
         "",
     ],
 )
-def test_any_other_is_refused(url: str) -> None:
+def test_any_other_url_is_refused(url: str) -> None:
     with pytest.raises(UnsafeUrlError):
         check_url(url)
 
 
 @pytest.mark.parametrize("target", ["http://cdn.example/b", "http://127.0.0.1/b", "ftp://cdn.example/b"])
-def test_no_redirect_leads_away_from_https_be_it_to_this_machine(target: str) -> None:
+def test_no_redirect_leads_away_from_https_even_to_this_machine(target: str) -> None:
     with pytest.raises(UnsafeUrlError):
         check_redirect("https://cdn.example/a", target)
 
 
 @pytest.mark.parametrize(
-    ("url", "what"),
+    ("url", "expected"),
     [
         ("https://cdn.example/a/b?X-Signature=secret#secret", "https://cdn.example/a/b"),
         ("https://user:secret@cdn.example:8443/a", "https://cdn.example:8443/a"),
@@ -51,10 +51,10 @@ def test_no_redirect_leads_away_from_https_be_it_to_this_machine(target: str) ->
         ("https://cdn.example/mail@home", "https://cdn.example/mail@home"),
     ],
 )
-def test_a_url_is_shown_without_its_secrets(url: str, what: str) -> None:
-    assert shown(url) == what
+def test_a_url_is_shown_without_its_secrets(url: str, expected: str) -> None:
+    assert shown(url) == expected
 
 
 def test_urls_in_a_text_are_scrubbed() -> None:
-    said = 'ERR Get "https://u:secret@cdn.example/a?sig=secret": refused (after https://b.example/?secret)'
-    assert scrubbed(said) == 'ERR Get "https://cdn.example/a": refused (after https://b.example/'
+    text = 'ERR Get "https://u:secret@cdn.example/a?sig=secret": refused (after https://b.example/?secret)'
+    assert scrubbed(text) == 'ERR Get "https://cdn.example/a": refused (after https://b.example/'
