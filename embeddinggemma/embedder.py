@@ -13,7 +13,7 @@ from embeddinggemma.engine.contract import Float32Array
 from embeddinggemma.prompts import DOCUMENT_TASK, TASKS, add_prompt
 from embeddinggemma.settings import Settings
 from embeddinggemma.tokenizer import Tokenizer
-from embeddinggemma.validation import a_type, check_choice, check_string, check_text
+from embeddinggemma.validation import a_type, check_choice, check_string, check_texts
 from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES, finish
 from embeddinggemma.weights.background import WeightsInBackground
 from embeddinggemma.weights.cache import ensure_weights
@@ -103,8 +103,7 @@ class Embedder:
         check_choice("dtype", dtype, OUTPUT_DTYPES)
         if title is not None:
             check_string("title", title)
-        for position, text in enumerate(texts):
-            check_text(f"texts[{position}]", text)
+        check_texts(texts)
         tokenized = self.tokenizer.tokenize([add_prompt(text, task, title) for text in texts])
         return finish(self.encode([text.ids for text in tokenized]), dimension, normalize, dtype)
 

@@ -1,5 +1,7 @@
 """The words that EmbeddingGemma expects before a text, as its model card gives them."""
 
+from embeddinggemma.validation import check_choice
+
 # The task's name in the prompt, for every task except documents to search.
 # https://ai.google.dev/gemma/docs/embeddinggemma/model_card#prompt-instructions
 _QUERY_TASKS = {
@@ -26,8 +28,7 @@ def add_prompt(text: str, task: str, title: str | None = None) -> str:
     """
     if task == DOCUMENT_TASK:
         return f"title: {title or 'none'} | text: {text}"
-    if task not in _QUERY_TASKS:
-        raise ValueError(f"task is {task!r}; it must be one of {', '.join(TASKS)}")
+    check_choice("task", task, TASKS)
     if title:
         raise ValueError(f"title goes with task {DOCUMENT_TASK} only; leave it out or change task, which is {task}")
     return f"task: {_QUERY_TASKS[task]} | query: {text}"

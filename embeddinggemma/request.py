@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embeddinggemma.prompts import add_prompt
-from embeddinggemma.validation import check_choice, check_text
+from embeddinggemma.validation import check_choice, check_text, check_texts
 from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES, OUTPUT_FORMATS
 
 MAX_TEXTS = 1024
@@ -58,9 +58,8 @@ def _check_texts(text: str | None, texts: Sequence[str] | None) -> Sequence[str]
     if texts is None:
         raise ValueError("neither text nor texts was given; give text for one text or texts for several")
     if not texts:
-        raise ValueError("texts is empty; give between 1 and 1,024 texts")
+        raise ValueError(f"texts is empty; give between 1 and {MAX_TEXTS:,} texts")
     if len(texts) > MAX_TEXTS:
         raise ValueError(f"texts has {len(texts):,} texts; the limit is {MAX_TEXTS:,}, so send several requests")
-    for position, given in enumerate(texts):
-        check_text(f"texts[{position}]", given)
+    check_texts(texts)
     return texts

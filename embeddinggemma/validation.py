@@ -1,6 +1,6 @@
 """Checks that server, library and corpus share: each names the input, the limit and the value, and quotes no text."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 
 def check_choice(name: str, value: object, choices: Collection[object]) -> None:
@@ -14,6 +14,12 @@ def check_text(name: str, text: object) -> None:
     check_string(name, text)
     if not text or str(text).isspace():
         raise ValueError(f"{name} is empty; every text needs at least one character that is not white space")
+
+
+def check_texts(texts: Iterable[object]) -> None:
+    """Raise ValueError unless each is a text that can be embedded; the message has its position: `texts[2]`."""
+    for position, text in enumerate(texts):
+        check_text(f"texts[{position}]", text)
 
 
 def check_string(name: str, value: object) -> None:

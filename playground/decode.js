@@ -1,4 +1,4 @@
-/** The vectors of an answer. `decode` and `halfToNumber` are the README's, word for word. */
+/** The vectors of an answer. `decode` and `halfToNumber` are those of docs/api.md, word for word. */
 
 // Returns one typed array for `text`, an array of typed arrays for `texts`. Node.js and browsers.
 function decode(output, outputDtype = "float32") {

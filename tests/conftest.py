@@ -9,6 +9,7 @@ import replicate.client
 
 from embeddinggemma import Embedder
 from embeddinggemma.settings import Settings
+from predict import Predictor
 from tests.support.faulty_server import FaultyServer
 from tests.support.servers import TOKEN, HeldServer, RunningServer, held_server, running_gateway
 from tests.support.tiny_model import FILES
@@ -19,7 +20,7 @@ from tools.evidence import Evidence
 from tools.reference_model import reference_model, warm_cache
 from tools.server import LocalServer
 
-SLOTS = 256  # of the image
+SLOTS = Predictor.predict.__cog_concurrent_max__
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

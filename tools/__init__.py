@@ -1,4 +1,4 @@
-"""Code that scripts, benchmarks and tests share. The container and its users never need it."""
+"""Code that scripts, gateway, benchmarks and tests share. The container and its users never need it."""
 
 from pathlib import Path
 

@@ -48,7 +48,7 @@ class Config:
         """Read `config.json`.
 
         Raises:
-            ValueError: it asks for something that this file does not compute.
+            ValueError: it asks for something that the network does not compute.
 
         """
         raw = json.loads(path.read_text())

@@ -42,9 +42,7 @@ def _median_ms(held: HeldServer) -> float:
 def test_queued_requests_of_dropped_connections_are_never_computed(held: HeldServer, evidence: Evidence) -> None:
     before = held.texts_encoded()
     with held.held():
-        for connection in held.fill_slots(SLOTS, request_bytes(LONG)):
-            connection.close()
-        wait_until(lambda: held.waiting() == 0)
+        held.drop(held.fill_slots(SLOTS, request_bytes(LONG)))
     assert held.predict(text="the next request")["shape"] == [768]
     encoded = held.texts_encoded() - before - 1
     assert 0 < encoded <= TEXTS, "texts outside the pass that had begun were computed"
@@ -72,9 +70,7 @@ def test_a_storm_of_cancels_leaves_every_slot_free(held: HeldServer, full: bool,
     after = _median_ms(held)
     with held.held():
         taken = held.fill_slots(SLOTS, request_bytes(LONG))
-        for connection in taken:
-            connection.close()
-        wait_until(lambda: held.waiting() == 0)
+        held.drop(taken)
     evidence.record(
         PROMISE,
         "a storm of cancels, half by POST /predictions/{id}/cancel, half by closing the connection",
@@ -111,9 +107,7 @@ def test_a_cancel_in_the_first_instant_may_be_lost_but_no_answer_is(
     wait_until(held.is_idle)
     with held.held():
         taken = held.fill_slots(SLOTS, request_bytes(LONG))
-        for connection in taken:
-            connection.close()
-        wait_until(lambda: held.waiting() == 0)
+        held.drop(taken)
     evidence.record(
         PROMISE,
         "cancels in the first instant of a request, before the server's worker has begun it",

@@ -29,9 +29,7 @@ def test_beyond_the_slots_requests_get_409_and_the_others_are_answered(held: Hel
         refused = [held.send(json.dumps({"input": {"text": MARKER}}).encode()) for _ in range(10)]
         assert [answer.status for answer in refused] == [HTTPStatus.CONFLICT] * 10
         assert "At capacity" in refused[0].json()["error"]
-        for connection in taken[8:]:
-            connection.close()
-        wait_until(lambda: held.waiting() == 8)
+        held.drop(taken[8:])
     statuses = [connection.recv(15) for connection in taken[:8]]
     for connection in taken[:8]:
         connection.close()
@@ -46,9 +44,7 @@ def test_memory_is_bounded_with_every_slot_full(held: HeldServer, evidence: Evid
     rests = []
     for _ in range(3):
         with held.held():
-            for connection in held.fill_slots(SLOTS, request_bytes(LONG)):  # all are tokenized and wait
-                connection.close()
-            wait_until(lambda: held.waiting() == 0)
+            held.drop(held.fill_slots(SLOTS, request_bytes(LONG)))  # once all are tokenized and wait
         wait_until(held.is_idle)
         rests.append(held.worker.memory_info().rss)
     queued = SLOTS * TOKENS

@@ -52,9 +52,7 @@ def test_no_text_is_printed_however_its_request_ends(
     with held.held():
         taken = held.fill_slots(SLOTS, long)
         assert held.send(bodies["answered"].encode()).status == HTTPStatus.CONFLICT
-        for connection in taken:
-            connection.close()
-        wait_until(lambda: held.waiting() == 0)
+        held.drop(taken)
     wait_until(held.is_idle)
     printed += held.log.read_text()
     assert "Prediction cancelled" in printed

@@ -88,6 +88,13 @@ class HeldServer(ObservedServer):
         wait_until(filled)
         return sorted(taken, key=taken.__getitem__)
 
+    def drop(self, connections: Sequence[socket.socket]) -> None:
+        """Close connections whose requests wait, and return once these have ended."""
+        goal = self.waiting() - len(connections)
+        for connection in connections:
+            connection.close()
+        wait_until(lambda: self.waiting() == goal)
+
     def _lines(self) -> list[str]:
         return self._events.read_text().splitlines() if self._events.exists() else []
 
