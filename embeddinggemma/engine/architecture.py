@@ -1,8 +1,8 @@
 """Checks that a folder holds the model that this code computes, because other weights can be pinned too.
 
-Only small files are read. What `config.json` says about the network is checked where it is read, in `checkpoint.py`; here
-the modules around the network are checked. A model of the same shapes with another pooling would load, and give wrong
-vectors.
+Only small files are read. What `config.json` says about the network is checked in `checkpoint.py`, where it is read.
+Here the modules around the network are checked. A model of the same shapes with another pooling would load, and give
+wrong vectors.
 """
 
 import json
