@@ -1,6 +1,6 @@
 """The library: settings to verified weights to a loaded model, and texts to vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,7 @@ class Embedder:
 
     def embed(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         *,
         task: str = DOCUMENT_TASK,
         title: str | None = None,
@@ -96,16 +96,17 @@ class Embedder:
             BrokenEncoderError: no vector can be trusted any more; load the model again.
 
         """
-        if isinstance(texts, str):
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
             raise ValueError(f"texts is {a_type(texts)}; it must be a list of strings")
         check_choice("task", task, TASKS)
         check_choice("dimension", dimension, DIMENSIONS)
         check_choice("dtype", dtype, OUTPUT_DTYPES)
         if title is not None:
             check_string("title", title)
+        texts = list(texts)
         check_texts(texts)
         tokenized = self.tokenizer.tokenize([add_prompt(text, task, title) for text in texts])
-        return finish(self.encode([text.ids for text in tokenized]), dimension, normalize, dtype)
+        return finish(self.encode([text.ids for text in tokenized]), int(dimension), normalize, dtype)
 
     def encode(self, token_ids: Sequence[Sequence[int]]) -> Float32Array:
         """Return the raw vector of each text, float32 [texts, 768]; texts of similar length share a forward pass.
@@ -117,8 +118,12 @@ class Embedder:
         batches = token_batches([len(ids) for ids in token_ids], self.tokens_per_batch)
         submitted = [self.encoder.submit([token_ids[position] for position in batch]) for batch in batches]
         raw = np.empty((len(token_ids), DIMENSIONS[0]), np.float32)
-        for batch, vectors in zip(batches, submitted, strict=True):
-            raw[batch] = vectors.result()
+        try:
+            for batch, vectors in zip(batches, submitted, strict=True):
+                raw[batch] = vectors.result()
+        finally:
+            for vectors in submitted:
+                vectors.cancel()  # after an error or Ctrl-C nobody waits for the batches that have not begun
         return raw
 
     def runtime(self) -> dict[str, Any]:

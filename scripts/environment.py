@@ -24,7 +24,7 @@ def enter(*extras: str, runs: tuple[str, ...] = ()) -> None:
     """Return if the running Python has what the script needs; else prepare .venv and start the script again in it.
 
     extras: requirements files that the script needs besides requirements-dev.txt.
-    runs: packages that it does not import, but starts by `python -m`.
+    runs: packages that it starts by `python -m`, or imports only within functions.
     """
     if sys.version_info[:2] not in _PYTHONS:
         supported = ", ".join(".".join(map(str, version)) for version in _PYTHONS)
@@ -47,6 +47,12 @@ def _check_running_python(runs: tuple[str, ...]) -> None:
         )
 
 
+def _is_of_this_python() -> bool:
+    """Return whether .venv was made by this version of Python: 3.11, 3.12, ..."""
+    made = (_ENVIRONMENT / "pyvenv.cfg").read_text() if _ENVIRONMENT.exists() else ""
+    return f"version = {sys.version_info.major}.{sys.version_info.minor}." in made
+
+
 def _install(requirements: Path) -> None:
     """Install the packages of a requirements file, unless this version of the file is installed already."""
     name = "-".join(requirements.relative_to(PROJECT).with_suffix("").parts)
@@ -55,7 +61,8 @@ def _install(requirements: Path) -> None:
     if stamp.exists() and stamp.read_text() == wanted:
         return
     print(f"preparing {_ENVIRONMENT} (a few minutes the first time) ...", file=sys.stderr, flush=True)
-    if not any(_ENVIRONMENT.glob("*.sha256")):  # no installation has ever finished
+    unfinished = not any(_ENVIRONMENT.glob("*.sha256"))
+    if unfinished or not _is_of_this_python():
         venv.create(_ENVIRONMENT, with_pip=True, clear=True)
     install = [str(_PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "-r", str(requirements)]
     if subprocess.run(install, stdout=sys.stderr, check=False).returncode != 0:

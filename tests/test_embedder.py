@@ -5,13 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from embeddinggemma import Embedder
+from embeddinggemma.engine.model import EmbeddingGemma
 from embeddinggemma.prompts import TASKS
 from embeddinggemma.settings import Settings
 from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES
@@ -55,10 +58,33 @@ def test_any_number_of_texts_come_back_in_order(embedder: Embedder) -> None:
     assert embedder.embed([]).shape == (0, 768)
 
 
+def test_texts_may_come_from_a_generator(embedder: Embedder) -> None:
+    assert np.array_equal(embedder.embed(text for text in TEXTS), embedder.embed(TEXTS))
+
+
+def test_after_an_error_no_further_batch_is_computed(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[int] = []
+    encode = EmbeddingGemma.encode
+
+    def fail_first(model: EmbeddingGemma, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+        encoded.append(len(token_ids))
+        if len(encoded) == 1:
+            raise RuntimeError("out of order")
+        return encode(model, token_ids)
+
+    monkeypatch.setattr(EmbeddingGemma, "encode", fail_first)
+    token_ids = [[2, 5, 1]] * 20_000  # 60,000 tokens: thirty batches
+    with pytest.raises(RuntimeError, match="out of order"):
+        embedder.encode(token_ids)
+    embedder.encoder.thread.submit(lambda: None).result()
+    assert len(encoded) < 30
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"texts": "one text"}, "texts is a str; it must be a list of strings"),
+        ({"texts": None}, "texts is a NoneType; it must be a list of strings"),
         ({"texts": ["a", ""]}, r"texts\[1\] is empty"),
         ({"texts": ["a", 3]}, r"texts\[1\] is an int; it must be a string"),
         ({"texts": ["a\ud800"]}, r"texts\[0\] has a lone surrogate at character 1"),

@@ -59,3 +59,12 @@ def test_the_load_log_can_be_turned_off() -> None:
 def test_a_value_that_is_not_a_number_of_seconds_is_refused(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=f"{name} is '{value}'; it must be a number of seconds above 0"):
         Settings.from_environment({name: value})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://user:secret@cdn.example", "https://user:s\u2100ecret@cdn.example/", "https://[::1/secret"]
+)
+def test_a_mirror_that_cannot_be_used_is_named_without_its_secrets(url: str) -> None:
+    with pytest.raises(ValueError, match=r"^EMBEDDINGGEMMA_WEIGHTS_URL: ") as error:
+        Settings.from_environment({"EMBEDDINGGEMMA_WEIGHTS_URL": url})
+    assert "ecret" not in str(error.value)

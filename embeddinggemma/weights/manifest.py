@@ -101,18 +101,23 @@ def mirror_source(url: str) -> Source:
         ManifestError: the URL is neither https nor on this machine.
 
     """
+    _check(url)
     return _source({"url": url if "{path}" in url or _is_tar(url) else url.rstrip("/") + "/{path}"})
 
 
 def _source(entry: dict[str, Any]) -> Source:
     source = Source(url=entry["url"], gated=entry.get("gated", False))
-    try:
-        check_url(source.url)
-    except UnsafeUrlError as error:
-        raise ManifestError(str(error)) from None
+    _check(source.url)
     if source.is_archive and not _is_tar(source.url):
         raise ManifestError(f"the source {source} has no {{path}} in it and is not a .tar")
     return source
+
+
+def _check(url: str) -> None:
+    try:
+        check_url(url)
+    except UnsafeUrlError as error:
+        raise ManifestError(str(error)) from None
 
 
 def _is_tar(url: str) -> bool:

@@ -31,6 +31,7 @@ def test_a_client_that_does_not_wait_long_enough_can_poll(held: HeldServer) -> N
         response = gateway.post(PATH, json={"input": {"text": "a"}}, headers={"Prefer": "wait=1"})
         created = response.json()
         assert (response.status_code, created["status"]) == (202, "starting")
+        wait_until(lambda: held.waiting() == 1)
         wait_until(lambda: gateway.get(created["urls"]["get"]).json()["status"] == "processing")
         assert gateway.post(created["urls"]["cancel"]).json()["status"] == "canceled"
 

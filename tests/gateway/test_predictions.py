@@ -89,9 +89,9 @@ def test_a_prediction_that_waits_for_a_slot_can_be_canceled(gateway: TestClient,
 def test_a_prediction_that_waits_too_long_for_a_slot_fails(
     gateway: TestClient, one_slot: HeldServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictions, "QUEUE_TIMEOUT", 0.1)
     with one_slot.held():
         first = create_held(gateway, one_slot)
+        monkeypatch.setattr(predictions, "QUEUE_TIMEOUT", 0.1)
         failed = create(gateway, SHORT, prefer="wait")
         assert failed["status"] == "failed"
         assert failed["error"] == "the container had no free slot for 0.1 s: At capacity - all prediction slots busy"

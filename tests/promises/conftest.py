@@ -9,6 +9,11 @@ from tools.observed_server import ObservedServer
 from tools.server import LocalServer
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Compare the table in the docs last, when every promise has been tested."""
+    items.sort(key=lambda item: item.path.name == "test_table.py")
+
+
 @pytest.fixture(scope="session")
 def container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObservedServer]:
     """One server for all tests, so that the later tests notice any harm to it too; it has a token."""

@@ -40,11 +40,12 @@ def _median_ms(held: HeldServer) -> float:
 
 
 def test_queued_requests_of_dropped_connections_are_never_computed(held: HeldServer, evidence: Evidence) -> None:
-    before = held.texts_encoded()
+    before, passes = held.texts_encoded(), held.passes()
     with held.held():
         held.drop(held.fill_slots(SLOTS, request_bytes(LONG)))
     assert held.predict(text="the next request")["shape"] == [768]
     encoded = held.texts_encoded() - before - 1
+    assert held.passes() - passes == 2, "more than the pass that had begun and that of the next request"
     assert 0 < encoded <= TEXTS, "texts outside the pass that had begun were computed"
     evidence.record(
         PROMISE,

@@ -19,6 +19,7 @@ def test_every_answer_has_its_own_texts_vector(container: ObservedServer, full: 
     tally = MixedLoad(container.port, texts).run(CLIENTS, lambda number: number < wanted)
     assert not tally.faults, tally.faults[:5]
     assert tally.requests == wanted
+    assert tally.busy < 0.1 * wanted
     wait_until(container.is_idle)
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in tally.kinds.items())
     evidence.record(

@@ -43,7 +43,7 @@ class HeldServer(ObservedServer):
     """The real server with tests/support/held_predictor.py: a test can hold its encoder."""
 
     def __init__(self, url: str, pid: int, log: Path, folder: Path) -> None:
-        self._gate, self._events = folder / "gate", folder / "events"
+        self._gate, self.events = folder / "gate", folder / "events"
         super().__init__(url, pid, log)
 
     @contextmanager
@@ -64,6 +64,10 @@ class HeldServer(ObservedServer):
         lines = self._lines()
         return lines.count("begun") - lines.count("ended")
 
+    def passes(self) -> int:
+        """Return how many forward passes have ever begun."""
+        return sum(line.startswith("pass ") for line in self._lines())
+
     def texts_encoded(self) -> int:
         """Return how many texts have been in a forward pass so far."""
         return sum(int(line.removeprefix("pass ")) for line in self._lines() if line.startswith("pass "))
@@ -83,7 +87,7 @@ class HeldServer(ObservedServer):
                 del taken[connection]
             for number in sorted(set(range(slots)) - set(taken.values())):
                 taken[self.open(requests[number % len(requests)])] = number
-            return self.begun() == goal
+            return self.begun() >= goal
 
         wait_until(filled)
         return sorted(taken, key=taken.__getitem__)
@@ -96,7 +100,7 @@ class HeldServer(ObservedServer):
         wait_until(lambda: self.waiting() == goal)
 
     def _lines(self) -> list[str]:
-        return self._events.read_text().splitlines() if self._events.exists() else []
+        return self.events.read_text().splitlines() if self.events.exists() else []
 
 
 @contextmanager

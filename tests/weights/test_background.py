@@ -59,6 +59,18 @@ def test_a_process_that_is_killed_is_an_error(file_server: FaultyServer, tmp_pat
         in_background.load(lambda folder: folder)
 
 
+def test_an_error_in_the_context_ends_the_download(file_server: FaultyServer, tmp_path: Path) -> None:
+    file_server.fail(f"/cdn/{BIG}", [silence(0.5)])
+    with (
+        pytest.raises(KeyError),
+        WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path, stall_seconds=600)),
+    ):
+        assert file_server.silent.wait(600)
+        process = running()
+        raise KeyError
+    assert not psutil.wait_procs([process], timeout=600)[1]
+
+
 STARTER = """
 import sys
 from pathlib import Path

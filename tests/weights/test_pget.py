@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from embeddinggemma.weights import pget
 from embeddinggemma.weights.fetching import Download, DownloadError
 from embeddinggemma.weights.pget import PgetFetcher, Watchdog, bytes_read
 from tests.support.servers import command_line
@@ -81,6 +82,21 @@ def test_a_transfer_is_stalled_only_if_it_makes_no_progress() -> None:
         assert not watchdog.stalled, (moved, now)
     watchdog.look((1 << 18) + (1 << 16) - 2, 39)  # less than counts as progress
     assert watchdog.stalled
+
+
+def test_a_program_that_reads_before_it_writes_is_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program writes after eight looks that saw it read, which take longer than the stall time."""
+    looks: list[int] = []
+
+    def reads(_: int) -> int:
+        looks.append(len(looks) << 20)
+        if len(looks) == 8:
+            (tmp_path / "write").touch()
+        return looks[-1]
+
+    monkeypatch.setattr(pget, "bytes_read", reads)
+    waits = f"from pathlib import Path\nwhile not Path({str(tmp_path / 'write')!r}).exists():\n    time.sleep(0.01)\n"
+    assert fetch(tmp_path, READ + waits + WRITE, stall_seconds=0.4) == ["one", "two"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not say how much a process has read")
