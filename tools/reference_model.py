@@ -74,6 +74,8 @@ def warm_cache(model: Path, cache: Path) -> dict[str, str]:
     manifest = model / MANIFEST
     cache.mkdir(parents=True, exist_ok=True)
     link = cache / read_manifest(manifest).folder_name
+    if link.is_symlink():  # of an earlier run; the checkout may have been moved since
+        link.unlink()
     if not link.exists():
         link.symlink_to(model)
     return {"EMBEDDINGGEMMA_MANIFEST": str(manifest), "EMBEDDINGGEMMA_CACHE": str(cache)}
