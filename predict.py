@@ -42,7 +42,7 @@ class Predictor(BasePredictor):
         settings = Settings.from_environment()
         embedder = Embedder.load(settings)
         encoder, self.tokenizer = embedder.encoder, embedder.tokenizer
-        self.batcher = Batcher(encoder.submit, embedder.tokens_per_batch, encoder.pass_timeout)
+        self.batcher = Batcher(encoder.submit, embedder.tokens_per_batch, encoder.pass_timeout, encoder.in_flight)
         self.traffic_log = TrafficLog(settings.traffic_log_seconds)
         started = time.perf_counter()
         embedder.embed(["warm-up"])

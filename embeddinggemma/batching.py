@@ -1,7 +1,8 @@
 """Texts to batches: from all requests that arrive while a forward pass runs, or from one list of texts.
 
-One task owns the queue and gives the encoder one batch at a time, so nothing here needs a lock and an idle server
-answers a single request at once. A batch is limited by its tokens, because they decide what a forward pass costs.
+One task owns the queue, so nothing here needs a lock, and takes a batch as soon as the encoder has room for one, so an
+idle server answers a single request at once. A batch is limited by its tokens, because they decide what a forward pass
+costs.
 """
 
 import asyncio
@@ -56,18 +57,20 @@ _Batch = list[tuple[_Job, int]]
 class Batcher:
     """Shares one encoder among all requests."""
 
-    def __init__(self, submit: Submit, tokens_per_batch: int, pass_timeout: float = 600.0) -> None:
+    def __init__(self, submit: Submit, tokens_per_batch: int, pass_timeout: float = 600.0, in_flight: int = 1) -> None:
         """Prepare; the first `encode` starts the task that owns the queue.
 
         Args:
             submit: encodes one batch.
             tokens_per_batch: most tokens of a batch, unless a single text has more.
             pass_timeout: seconds without an answer after which the encoder counts as broken.
+            in_flight: batches that the encoder has at once, at most.
 
         """
         self._submit = submit
         self._tokens_per_batch = tokens_per_batch
         self._pass_timeout = pass_timeout
+        self._in_flight = in_flight
         self._jobs: deque[_Job] = deque()
         self._unfinished: set[asyncio.Future[Float32Array]] = set()
         self._arrival = asyncio.Event()
@@ -108,17 +111,25 @@ class Batcher:
         return Encoded(vectors, job.queue_ms or 0.0, job.encode_ms, job.batch_texts)
 
     async def _run(self) -> None:
-        while True:
-            await self._arrival.wait()
-            self._arrival.clear()
-            while batch := self._next_batch():
-                await self._encode_batch(batch)
+        room = asyncio.Semaphore(self._in_flight)
+        async with asyncio.TaskGroup() as passes:  # the first error that is not about texts ends all of them
+            while True:
+                await room.acquire()
+                while not (batch := self._next_batch()):
+                    self._arrival.clear()
+                    await self._arrival.wait()
+                passes.create_task(self._encode_batch(batch)).add_done_callback(lambda _: room.release())
 
     def _ended(self, owner: asyncio.Task[None]) -> None:
         """Fail all unfinished and all later requests, because the task that answers them has ended."""
-        error = None if owner.cancelled() else owner.exception()
-        self._broken = str(error) if isinstance(error, BrokenEncoderError) else f"the batcher has ended: {error!r}"
-        log.error("unhealthy: %s", self._broken)
+        if owner.cancelled():
+            self._broken = "the batcher has ended with its event loop"
+        else:
+            error = owner.exception()
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            self._broken = str(error) if isinstance(error, BrokenEncoderError) else f"the batcher has ended: {error!r}"
+            log.error("unhealthy: %s", self._broken)
         for vectors in self._unfinished:
             if not vectors.done():
                 vectors.set_exception(BrokenEncoderError(self._broken))

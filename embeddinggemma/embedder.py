@@ -1,5 +1,6 @@
 """The library: settings to verified weights to a loaded model, and texts to vectors."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,10 +57,14 @@ class Embedder:
         """
         settings = settings or Settings.from_environment()
         manifest = manifest or pinned_manifest(settings)
+        os.environ.setdefault(
+            "TRITON_CACHE_DIR", str(settings.store.cache / "kernels")
+        )  # a warm cache compiles nothing
         with WeightsInBackground(manifest, settings.store) as weights:
-            from embeddinggemma.engine.encoder import choose_device, choose_dtype, load_encoder
+            from embeddinggemma.engine.encoder import choose_device, choose_dtype, load_encoder, prepare_kernels
 
             choose_dtype(settings.dtype, choose_device())  # refused now, not after the download
+            weights.load_early("config.json", lambda folder: prepare_kernels(folder, settings.engine, settings.dtype))
             early = weights.load_early("tokenizer.json", Tokenizer)  # takes a second, while other files download
             tokenizer, encoder = weights.load(
                 lambda folder: (early or Tokenizer(folder), load_encoder(folder, settings.engine, settings.dtype))

@@ -5,15 +5,14 @@ rows of one query matrix, and needs one product per text, or per band of a long 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 
 from embeddinggemma.engine.linear import product
+from embeddinggemma.engine.packing import Packing
 
 # Queries per band: as many as the window, so a sliding layer's band meets 768 keys; the scores stay in the caches.
 BAND = 256
@@ -22,68 +21,31 @@ BAND = 256
 MAX_GROUPED_TOKENS = 128
 
 
-@dataclass(frozen=True)
-class Packing:
-    """Which text each of the packed tokens belongs to."""
-
-    lengths: tuple[int, ...]
-    """Tokens per text, known to the host, so that the device is never asked for them."""
-    cu_seqlens: torch.Tensor
-    """int32 [texts + 1] on the device: text i is rows cu_seqlens[i] to cu_seqlens[i + 1]."""
-    positions: torch.Tensor
-    """int64 [tokens] on the device: each token's place within its text, from 0."""
-
-    @classmethod
-    def of(cls, lengths: tuple[int, ...], device: torch.device) -> "Packing":
-        """Lay texts of these lengths end to end, in this order."""
-        ends = torch.tensor((0, *lengths)).cumsum(0)
-        positions = torch.cat([torch.arange(length) for length in lengths])
-        return cls(lengths, ends.to(device, torch.int32), positions.to(device))
-
-
 # (query [tokens, heads, head_dim], key [tokens, head_dim], value [tokens, head_dim], packing, window)
 # -> [tokens, heads * head_dim]. The scale is already in the query. A window of w lets a token see the tokens at most w
 # places away on either side; None lets it see its whole text.
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Packing, int | None], torch.Tensor]
 
 
-def attention_for(device: torch.device, dtype: torch.dtype) -> Attention:
-    """Return the fastest attention that runs on this device in this dtype."""
-    if device.type == "cpu":
-        return banded_attention
-    if device.type == "cuda" and dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) >= (8, 0):
-        return varlen_attention
-    return masked_attention
-
-
-def varlen_attention(
+def grouped_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing, window: int | None
 ) -> torch.Tensor:
-    """Attend with FlashAttention over the packed rows (bfloat16, compute capability 8.0 and up); see `Attention`."""
-    from torch.nn.attention.varlen import varlen_attn  # registers CUDA operators: only when they are needed
+    """Attend with SDPA among texts of about the same length, padded to the longest: on any device, in any dtype.
 
-    longest, side = max(packing.lengths), -1 if window is None else window
-    # torch 2.11 has no enable_gqa, so the key/value head is repeated for each query head: a stride of 0, not a copy.
-    key, value = (shared[:, None].expand(query.shape) for shared in (key, value))
-    cu_seqlens = packing.cu_seqlens
-    attended = varlen_attn(
-        query, key, value, cu_seqlens, cu_seqlens, longest, longest, scale=1.0, window_size=(side, side)
-    )
-    return cast(torch.Tensor, attended).flatten(1)  # a tuple only if auxiliary outputs are asked for
-
-
-def masked_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packing: Packing, window: int | None
-) -> torch.Tensor:
-    """Attend with one square of scores for the whole batch, masked to each text: for devices without `varlen_attn`."""
-    rows = torch.arange(len(query), device=query.device, dtype=torch.int32)
-    text = torch.bucketize(rows, packing.cu_seqlens, right=True)
-    visible = text[:, None] == text
-    if window is not None:
-        visible &= (rows[:, None] - rows).abs() <= window
-    key, value = (shared[None].expand(query.shape[1], -1, -1) for shared in (key, value))
-    attended = F.scaled_dot_product_attention(query.transpose(0, 1), key, value, attn_mask=visible, scale=1.0)
-    return attended.transpose(0, 1).flatten(1)
+    Measured on an H100 in float32: 1.2 to 5 ms a layer for 16,384 tokens, where one masked square takes 33 ms.
+    """
+    attended = torch.empty_like(query, memory_format=torch.contiguous_format)
+    for group in packing.groups:
+        texts, longest = group.valid.shape
+        queries = query[group.rows].transpose(1, 2)
+        keys, values = (shared[group.rows][:, None].expand_as(queries) for shared in (key, value))
+        visible = group.valid[:, None, None].expand(-1, 1, longest, -1)
+        if window is not None and longest > window + 1:
+            place = torch.arange(longest, device=query.device)
+            visible = visible & ((place[:, None] - place).abs() <= window)
+        padded = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible, scale=1.0)
+        attended[group.packed] = padded.transpose(1, 2).reshape(texts * longest, *query.shape[1:])[group.places]
+    return attended.flatten(1)
 
 
 def banded_attention(

@@ -1,7 +1,7 @@
 """The model's folder: the shapes in `config.json`, and the tensors in its safetensors files."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ class Config:
     layer_types: tuple[str, ...]
     max_position_embeddings: int
     rms_norm_eps: float
-    rope_theta: dict[str, float]
+    rope_theta: dict[str, float] = field(hash=False)
     """By layer type: `rope_local_base_freq` for sliding layers, `rope_theta` for full ones."""
     window: int
     """How many places to either side a sliding layer sees.

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 ENGINES = ("native", "sentence-transformers")
 """native is fast; sentence-transformers is slow, and the reference."""
-DTYPES = ("auto", "float32", "bfloat16")
-"""Of the matrix products. float16 is left out: it overflows to NaN, because activations reach about 800,000."""
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""Of the matrix products. float16 is for cards without bfloat16, and never chosen by auto; see float16.py."""
 
 Float32Array = npt.NDArray[np.float32]
 

@@ -11,7 +11,10 @@ import numpy as np
 import torch
 
 from embeddinggemma.engine.architecture import check_architecture
+from embeddinggemma.engine.checkpoint import Config
 from embeddinggemma.engine.contract import DTYPES, ENGINES, BatchTooLargeError, BrokenEncoderError, Float32Array
+from embeddinggemma.engine.pipeline import DEPTH
+from embeddinggemma.engine.proof import proved_operators
 
 # Tokens of one forward pass. On a CPU 2,048 is where throughput levels off (measured on two cores, tokens/s at 512,
 # 1,024, 2,048 and 4,096: 1,550, 1,634, 1,658, 1,593 in float32; 2,406, 2,590, 2,709, 2,759 in bfloat16). A GPU needs
@@ -41,11 +44,12 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Encoder:
-    """A loaded model, the one thread that runs it, and how much to give it at once.
+    """A loaded model, the threads that run it, and how much to give it at once.
 
     OpenMP gives every computing thread its own team of workers. With two teams there are more workers than cores, and
     libgomp lets them sleep between two operations: a short text then takes twice as long (measured: 32 ms instead of
-    15). So everything that computes with torch, loading included, runs in `thread`.
+    15). So everything that computes with torch, loading included, runs in `thread`: one thread, and on a GPU, which
+    computes itself, as many as there are batches in flight.
     """
 
     model: Model
@@ -56,6 +60,8 @@ class Encoder:
     """Tokens of one forward pass, by default for this device."""
     pass_timeout: float
     """Seconds after which a forward pass is taken to be stuck."""
+    in_flight: int
+    """Batches that can be on their way at once: a second one is prepared while a GPU computes the first."""
 
     def submit(self, token_ids: Sequence[Sequence[int]]) -> Future[Float32Array]:
         """Return the future raw vector of each text, float32 [texts, 768], not normalised; errors as for `encode`."""
@@ -93,7 +99,8 @@ def load_encoder(folder: Path, engine: str = "native", dtype: str = "auto") -> E
     Args:
         folder: the model's files.
         engine: native, or sentence-transformers, which is slow and the reference.
-        dtype: of the matrix products: float32, bfloat16, or auto: bfloat16 on a GPU that has it, otherwise float32.
+        dtype: of the matrix products: float32, bfloat16, float16, or auto: bfloat16 on a GPU that has it, otherwise
+            float32.
 
     Raises:
         ValueError: there is no such engine or dtype, this machine does not have the dtype, or the model is not
@@ -103,16 +110,26 @@ def load_encoder(folder: Path, engine: str = "native", dtype: str = "auto") -> E
     """
     device = choose_device()
     chosen = choose_dtype(dtype, device)
+    if engine != "native" and chosen == torch.float16:
+        raise ValueError(f"dtype is float16, which engine {engine} does not have: its activations overflow; use native")
     check_architecture(folder)
 
     def load() -> Model:
-        model = _load_model(engine)(folder, device, chosen)
+        model = _load_model(engine, chosen)(folder, device, chosen)
         _check_bidirectional(model)
         return model
 
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+    in_flight = DEPTH if device.type == "cuda" and engine == "native" else 1
+    thread = ThreadPoolExecutor(max_workers=in_flight, thread_name_prefix="encoder")
     model, limits = thread.submit(load).result(), (_TOKENS_PER_BATCH[device.type], _PASS_TIMEOUT[device.type])
-    return Encoder(model, thread, device, chosen, *limits)
+    return Encoder(model, thread, device, chosen, *limits, in_flight)
+
+
+def prepare_kernels(folder: Path, engine: str, dtype: str) -> None:
+    """Compile what `load_encoder` will need on this device, while the weights are coming; only config.json is read."""
+    device = choose_device()
+    if engine == "native":
+        proved_operators(Config.load(folder / "config.json"), device, choose_dtype(dtype, device))
 
 
 def _explained(error: BaseException) -> Exception:
@@ -128,8 +145,12 @@ class _LoadModel(Protocol):
     def __call__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> Model: ...
 
 
-def _load_model(engine: str) -> _LoadModel:
+def _load_model(engine: str, dtype: torch.dtype) -> _LoadModel:
     """Import only the engine that is asked for: sentence-transformers alone takes seconds."""
+    if engine == "native" and dtype == torch.float16:
+        from embeddinggemma.engine.float16 import Float16Model
+
+        return Float16Model.load
     if engine == "native":
         from embeddinggemma.engine.model import EmbeddingGemma
 
@@ -165,9 +186,11 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}")
     if dtype == "bfloat16" and not has_bfloat16(device):
         raise ValueError(f"dtype is bfloat16, which this {device.type} does not have; use auto")
+    if dtype == "float16" and device.type == "cpu":
+        raise ValueError("dtype is float16, which is for GPUs without bfloat16; on a cpu use auto")
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" and has_bfloat16(device) else torch.float32
-    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
 
 
 def _check_bidirectional(model: Model) -> None:

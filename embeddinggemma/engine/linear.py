@@ -21,6 +21,7 @@ class Linear:
 
     def __init__(self, weight: torch.Tensor, *, prepack: bool = True) -> None:
         """Take over `weight` [out, in], its device and dtype; `prepack=False` forces `F.linear`."""
+        self.columns = weight.shape[1]
         self.prepacked = prepack and weight.device.type == "cpu" and onednn_works(weight.dtype)
         self.weight = _pack(weight) if self.prepacked else weight
 
@@ -29,11 +30,25 @@ class Linear:
         return _onednn_product(x, self.weight) if self.prepacked else F.linear(x, self.weight)
 
 
-def gelu_gated(x: torch.Tensor, gate: Linear, up: Linear) -> torch.Tensor:
-    """Return `gelu(gate(x)) * up(x)`, GELU by tanh; oneDNN does both while it writes out a product."""
-    if not (gate.prepacked and up.prepacked):
-        return F.gelu(gate(x), approximate="tanh").mul_(up(x))
-    return _onednn_gelu_gated(x, gate.weight, up.weight)
+class Gated:
+    """`gelu(x @ gate.T) * (x @ up.T)`, GELU by tanh; oneDNN does both while it writes out a product."""
+
+    def __init__(self, gate: torch.Tensor, up: torch.Tensor) -> None:
+        """Take over both weights, [inner, hidden]."""
+        self.gate, self.up = Linear(gate), Linear(up)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return [rows, inner] of x [rows, hidden]."""
+        if self.gate.prepacked and self.up.prepacked:
+            return _onednn_gelu_gated(x, self.gate.weight, self.up.weight)
+        return F.gelu(self.gate(x), approximate="tanh").mul_(self.up(x))
+
+    def products(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the two products alone, or with what oneDNN does meanwhile; return [rows, inner] of any values."""
+        if self.gate.prepacked and self.up.prepacked:
+            return self(x)
+        self.gate(x)
+        return self.up(x)
 
 
 def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -3,50 +3,46 @@
 The model is Gemma 3's decoder run as an encoder: bidirectional attention, mean pooling, two dense layers. The formulas
 come from transformers' `modeling_gemma3.py` and from sentence-transformers' Pooling and Dense.
 
-Two things make it fast:
+Three things make it fast:
 
 - Packing: the tokens of all texts lie end to end in one [tokens, hidden] matrix; nothing is ever padded.
 - Fusing at load time, exact up to rounding: query, key and value are one matrix; a norm's (1 + weight) is folded into
   the matrix that follows it; the two dense layers, which have no activation between them, are one matrix.
+- Between the products, operators made for the device, `operators.py` and `kernels.py`.
 
 Weights and inputs of the matrix products have the model's dtype. The residual stream, norms, rotations, pooling and
 projection are always float32 (in bfloat16, sentence-transformers' vectors only reach a cosine of 0.997).
 """
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from embeddinggemma.engine.attention import Attention, Packing, attention_for, varlen_attention
 from embeddinggemma.engine.checkpoint import SLIDING, Config, TensorFile
-from embeddinggemma.engine.graphs import BUCKETS, ShortTextGraphs
-from embeddinggemma.engine.linear import Linear, gelu_gated
+from embeddinggemma.engine.linear import Linear
+from embeddinggemma.engine.operators import Operators, Rotation
+from embeddinggemma.engine.packing import Batch, Packing
+from embeddinggemma.engine.pipeline import Pipeline, packed
+from embeddinggemma.engine.proof import proved_operators
 
-
-def rms_norm(x: torch.Tensor, eps: float, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Return x / sqrt(mean(x²) + eps) along the last dimension, in float32; the factor is applied elsewhere.
-
-    `out` may be `x` itself; on the CPU that spares the caches another tensor.
-    """
-    if x.is_cuda:
-        return F.rms_norm(x, x.shape[-1:], None, eps)  # one kernel on the GPU, seven passes on the CPU
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return torch.mul(x, torch.addcmul(x.new_tensor(eps), norm, norm, value=1 / x.shape[-1]).rsqrt_(), out=out)
+# Activations of the real weights reach 800,000, float16 ends at 65,504. A norm follows on what the output projection
+# and the MLP give, so a smaller scale changes nothing but rounding: 2^-5 makes room for 2,000,000.
+_FLOAT16_SCALE = 2.0**-5
 
 
 def rotations(theta: float, config: Config) -> torch.Tensor:
-    """Return the rotary embedding as unit complex numbers [positions, 1, head_dim / 2]: e^(i · position · frequency).
+    """Return the rotary embedding as unit complex numbers [positions, head_dim / 2]: e^(i · position · frequency).
 
     The frequencies are theta ** (-2j / head_dim) (RoFormer, arXiv 2104.09864), in float32 as in transformers.
     """
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     positions = torch.arange(config.max_position_embeddings, dtype=torch.float32)
     angles = torch.outer(positions, 1.0 / theta**exponents)
-    return torch.polar(torch.ones_like(angles), angles)[:, None]
+    return torch.polar(torch.ones_like(angles), angles)
 
 
 def pair_halves(heads: torch.Tensor, head_dim: int) -> torch.Tensor:
@@ -61,99 +57,111 @@ def pair_halves(heads: torch.Tensor, head_dim: int) -> torch.Tensor:
 class Layer:
     """One transformer block: x + norm(attention(norm(x))), then x + norm(mlp(norm(x)))."""
 
-    def __init__(
-        self, tensors: TensorFile, index: int, config: Config, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        """Fuse the weights of layer `index` and move them to `device` in `dtype`."""
+    def __init__(self, tensors: TensorFile, index: int, run: Operators) -> None:
+        """Fuse the weights of layer `index` and move them to the operators' device in their dtype."""
+        config, self.run, name = run.config, run, f"layers.{index}"
         hidden, inner, head_dim = config.hidden_size, config.intermediate_size, config.head_dim
-        queries, name = config.num_attention_heads * head_dim, f"layers.{index}"
-        self.config, self.type = config, config.layer_types[index]
+        queries, last = config.num_attention_heads * head_dim, index + 1 == len(config.layer_types)
+        self.type, self.last = config.layer_types[index], last
+        self.window = config.window if self.type == SLIDING else None
+        self.scale = _FLOAT16_SCALE if run.dtype == torch.float16 else 1.0
 
         query = pair_halves(tensors.matrix(f"{name}.self_attn.q_proj", queries, hidden), head_dim)
         key = pair_halves(tensors.matrix(f"{name}.self_attn.k_proj", head_dim, hidden), head_dim)
         value = tensors.matrix(f"{name}.self_attn.v_proj", head_dim, hidden)
+        query_key_value = torch.cat([query, key, value])
+        output = tensors.matrix(f"{name}.self_attn.o_proj", hidden, queries) * self.scale
         gate = tensors.matrix(f"{name}.mlp.gate_proj", inner, hidden)
-        up = tensors.matrix(f"{name}.mlp.up_proj", inner, hidden)
-        attention_norm = tensors.norm(f"{name}.input_layernorm", hidden)
-        mlp_norm = tensors.norm(f"{name}.pre_feedforward_layernorm", hidden)
-        query_norm = tensors.norm(f"{name}.self_attn.q_norm", head_dim) * config.scale
-        key_norm = tensors.norm(f"{name}.self_attn.k_norm", head_dim)
+        up = tensors.matrix(f"{name}.mlp.up_proj", inner, hidden) * self.scale
+        down = tensors.matrix(f"{name}.mlp.down_proj", hidden, inner)
 
-        def linear(matrix: torch.Tensor) -> Linear:
-            return Linear(matrix.to(device, dtype))
+        # Of the norms before the four products: those before attention belong to this layer and, applied at this
+        # layer's end, to the next.
+        attention_norm, mlp_norm = (
+            tensors.norm(f"{name}.{norm}", hidden) for norm in ("input_layernorm", "pre_feedforward_layernorm")
+        )
+        self.mlp_factor = self.next_factor = None
+        if run.factors_apart:
+            self.mlp_factor = mlp_norm.to(run.device)
+            self.next_factor = None if last else input_norm(tensors, index + 1, run)
+        else:
+            query_key_value *= attention_norm
+            gate, up = gate * mlp_norm, up * mlp_norm
 
-        self.query_key_value = linear(torch.cat([query, key, value]) * attention_norm)
-        self.attention_output = linear(tensors.matrix(f"{name}.self_attn.o_proj", hidden, queries))
-        self.gate, self.up = linear(gate * mlp_norm), linear(up * mlp_norm)
-        self.down = linear(tensors.matrix(f"{name}.mlp.down_proj", hidden, inner))
+        def here(matrix: torch.Tensor) -> torch.Tensor:
+            return matrix.to(run.device, run.dtype)
+
+        self.query_key_value, self.output = Linear(here(query_key_value)), Linear(here(output))
+        self.gated, self.down = run.gated(here(gate), here(up)), Linear(here(down))
         # One row per head, all query heads and then the key. Not folded into the matrix before it, because the heads
         # are normalised in between. The same holds for the two norms after attention and MLP.
-        norms = [pair_halves(norm, head_dim) for norm in (query_norm, key_norm)]
-        self.head_norms = torch.stack([norms[0]] * config.num_attention_heads + [norms[1]]).to(device)
-        self.post_attention_norm = tensors.norm(f"{name}.post_attention_layernorm", hidden).to(device)
-        self.post_mlp_norm = tensors.norm(f"{name}.post_feedforward_layernorm", hidden).to(device)
-        self.dtype = dtype
+        query_norm = pair_halves(tensors.norm(f"{name}.self_attn.q_norm", head_dim) * config.scale, head_dim)
+        key_norm = pair_halves(tensors.norm(f"{name}.self_attn.k_norm", head_dim), head_dim)
+        self.head_norms = torch.stack([query_norm] * config.num_attention_heads + [key_norm]).to(run.device)
+        self.post_attention_norm, self.post_mlp_norm = (
+            tensors.norm(f"{name}.{norm}", hidden).to(run.device)
+            for norm in ("post_attention_layernorm", "post_feedforward_layernorm")
+        )
 
-    def __call__(self, x: torch.Tensor, rotation: torch.Tensor, packing: Packing, attend: Attention) -> torch.Tensor:
-        """Transform x, float32 [tokens, hidden], in place; rotation is complex64 [tokens, 1, head_dim / 2]."""
-        eps = self.config.rms_norm_eps
-        query, key, value = self.projected(rms_norm(x, eps).to(self.dtype), rotation)
-        window = self.config.window if self.type == SLIDING else None
-        attended = self.attention_output(attend(query, key, value, packing, window)).float()
-        x.addcmul_(rms_norm(attended, eps, out=attended), self.post_attention_norm)
-        mixed = self.down(gelu_gated(rms_norm(x, eps).to(self.dtype), self.gate, self.up)).float()
-        return x.addcmul_(rms_norm(mixed, eps, out=mixed), self.post_mlp_norm)
+    def __call__(self, x: torch.Tensor, normed: torch.Tensor, rotation: Rotation, packing: Packing) -> torch.Tensor:
+        """Update x, float32 [tokens, hidden], in place; take its norm, and return the new x's."""
+        run = self.run
+        query, key, value = run.turn(self.query_key_value(normed), self.head_norms, rotation)
+        attended = self.output(run.attend(query, key, value, packing, self.window))
+        normed = run.add_norm(x, attended, self.post_attention_norm, self.mlp_factor, run.dtype, self.scale)
+        mixed = self.down(self.gated(normed))
+        dtype = torch.float32 if self.last else run.dtype
+        return run.add_norm(x, mixed, self.post_mlp_norm, self.next_factor, dtype, self.scale)
 
-    def projected(self, x: torch.Tensor, rotation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return query [tokens, heads, head_dim], key and value [tokens, head_dim] of x [tokens, hidden].
+    def products(self, normed: torch.Tensor) -> torch.Tensor:
+        """Compute the layer's matrix products alone, of values that mean nothing."""
+        queries = self.output.columns
+        self.output(self.query_key_value(normed)[:, :queries])
+        return self.down(self.gated.products(normed))
 
-        Query and key are rotated.
-        """
-        heads, head_dim = self.head_norms.shape
-        mixed = self.query_key_value(x)
-        turned = mixed[:, :-head_dim].unflatten(1, (heads, head_dim)).float()
-        turned = rms_norm(turned, self.config.rms_norm_eps, out=turned).mul_(self.head_norms)
-        pairs = torch.view_as_complex(turned.unflatten(2, (-1, 2)))
-        query = torch.view_as_real(pairs[:, :-1] * rotation).flatten(2).to(self.dtype)
-        key = torch.view_as_real(pairs[:, -1:] * rotation).flatten(1).to(self.dtype)
-        return query, key, mixed[:, -head_dim:]
+
+def input_norm(tensors: TensorFile, index: int, run: Operators) -> torch.Tensor:
+    """Return the factor [hidden] of the norm that layer `index` begins with, on the operators' device."""
+    return tensors.norm(f"layers.{index}.input_layernorm", run.config.hidden_size).to(run.device)
 
 
 class EmbeddingGemma:
     """The whole model: token embedding, layers, mean pooling and projection."""
 
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-        self.config = config = Config.load(folder / "config.json")
-        self.device, self.dtype, self.attend = device, dtype, attention_for(device, dtype)
-        path, hidden = folder / "model.safetensors", config.hidden_size
+    def __init__(self, folder: Path, run: Operators, token_embedding: torch.Tensor | None = None) -> None:
+        self.run, self.config = run, run.config
+        path, hidden = folder / "model.safetensors", run.config.hidden_size
         # On the CPU the table stays mapped from the file: only the rows of tokens that occur are read.
-        table = TensorFile(path).stored("embed_tokens.weight", config.vocab_size, hidden)
-        self.token_embedding = table.to(device)
+        table = TensorFile(path).stored("embed_tokens.weight", run.config.vocab_size, hidden)
+        self.token_embedding = table.to(run.device) if token_embedding is None else token_embedding
         # Mapped again for each layer, so that the pages read for it are freed once it is fused.
-        self.layers = [Layer(TensorFile(path), i, config, device, dtype) for i in range(len(config.layer_types))]
-        thetas = config.rope_theta.items()
-        self.rotations = {kind: rotations(theta, config).to(device) for kind, theta in thetas}
-        matrix = projection(folder, config)
-        self.size, self.projection = len(matrix), Linear(matrix.to(device))
-        self.graphs = ShortTextGraphs(self.forward, device) if self.attend is varlen_attention else None
+        self.layers = [Layer(TensorFile(path), index, run) for index in range(len(run.config.layer_types))]
+        self.first_factor = input_norm(TensorFile(path), 0, run) if run.factors_apart else None
+        thetas = run.config.rope_theta.items()
+        self.rotations = {kind: rotations(theta, run.config).to(run.device) for kind, theta in thetas}
+        matrix = projection(folder, run.config)
+        self.size, self.projection = len(matrix), Linear(matrix.to(run.device))
+        self.pipeline = Pipeline(self.forward, run)
 
     @classmethod
-    def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "EmbeddingGemma":
+    def load(
+        cls, folder: Path, device: torch.device, dtype: torch.dtype, token_embedding: torch.Tensor | None = None
+    ) -> "EmbeddingGemma":
         """Read config.json, model.safetensors, 2_Dense and 3_Dense from `folder`.
 
         Args:
             folder: the model's files.
             device: where to compute.
-            dtype: of the matrix products: float32 (exact) or bfloat16 (faster; cosine to float32 0.9998).
+            dtype: of the matrix products: float32 (exact), bfloat16 (faster; cosine to float32 0.9998) or float16
+                (a text that overflows has a vector that is not finite; see float16.py).
+            token_embedding: another model's, to share its memory.
 
         Raises:
-            ValueError: any other dtype, or the files ask for something that is not implemented.
+            ValueError: the files ask for something that is not implemented.
 
         """
-        if dtype not in (torch.float32, torch.bfloat16):
-            raise ValueError(f"{dtype} is refused: use float32 or bfloat16 (float16 overflows to NaN)")
         with torch.inference_mode():
-            return cls(folder, device, dtype)
+            return cls(folder, proved_operators(Config.load(folder / "config.json"), device, dtype), token_embedding)
 
     @torch.inference_mode()
     def encode(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -166,24 +174,19 @@ class EmbeddingGemma:
                 vocabulary.
 
         """
-        self._check(token_ids)
-        if self.graphs and len(token_ids) == 1 and len(token_ids[0]) <= BUCKETS[-1]:
-            return self.graphs.encode(token_ids[0])
+        self._check_lengths(token_ids)
         if not token_ids:
             return torch.empty(0, self.size)
-        # Texts of equal length that lie side by side share one product in attention.
-        order = sorted(range(len(token_ids)), key=lambda i: len(token_ids[i]))
-        packing = Packing.of(tuple(len(token_ids[i]) for i in order), self.device)
-        ids = torch.tensor([token for i in order for token in token_ids[i]])
-        vectors = torch.empty(len(order), self.size)
-        vectors[order] = self.forward(ids.to(self.device), packing).cpu()
+        batch = Batch.of(token_ids)
+        self._check_ids(batch)
+        vectors = torch.empty(len(token_ids), self.size)
+        vectors[batch.order] = self.pipeline.encode(batch)
         return vectors
 
     @torch.inference_mode()
     def token_states(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Return the last layer's normalised state of each token of one text: float32 [tokens, hidden]."""
-        packing = Packing.of((len(token_ids),), self.device)
-        return self._states(torch.tensor(token_ids, device=self.device), packing)
+        return self._states(*packed(Batch.of([token_ids]), self.run.device))
 
     def products(self, tokens: int) -> torch.Tensor:
         """Compute only the matrix products of a forward pass over `tokens` tokens: they limit its speed.
@@ -192,32 +195,34 @@ class EmbeddingGemma:
             [tokens, hidden] on the device; its values mean nothing.
 
         """
-        config = self.config
-        x = torch.ones(tokens, config.hidden_size, device=self.device, dtype=self.dtype)
-        for layer in self.layers:
-            attended = layer.query_key_value(x)[:, : config.num_attention_heads * config.head_dim]
-            layer.attention_output(attended)
-            mixed = layer.down(gelu_gated(x, layer.gate, layer.up))
-        return mixed
+        x = torch.ones(tokens, self.config.hidden_size, device=self.run.device, dtype=self.run.dtype)
+        return [layer.products(x) for layer in self.layers][-1]
 
     def forward(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
-        """Return the vectors, float32 [texts, size], of ids, int64 [tokens]: on the device, without waiting for it."""
+        """Return the vectors, float32 [texts, size], of ids, int32 [tokens]: on the device, without waiting for it."""
         return self.projection(mean_pool(self._states(ids, packing), packing.cu_seqlens))
 
     def _states(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
-        x = F.embedding(ids, self.token_embedding).float() * math.sqrt(self.config.hidden_size)
-        rotation = {kind: table[packing.positions] for kind, table in self.rotations.items()}
+        x, normed = self.run.embed(ids, self.token_embedding, self.first_factor)
+        rotation = {kind: Rotation(table, packing.positions) for kind, table in self.rotations.items()}
         for layer in self.layers:
-            x = layer(x, rotation[layer.type], packing, self.attend)
-        return rms_norm(x, self.config.rms_norm_eps)
+            normed = layer(x, normed, rotation[layer.type], packing)
+        return normed
 
-    def _check(self, token_ids: Sequence[Sequence[int]]) -> None:
-        longest, vocabulary = self.config.max_position_embeddings, self.config.vocab_size
+    def _check_lengths(self, token_ids: Sequence[Sequence[int]]) -> None:
+        longest = self.config.max_position_embeddings
         for i, ids in enumerate(token_ids):
             if not 0 < len(ids) <= longest:
                 raise ValueError(f"token_ids[{i}] has {len(ids)} tokens; a text has 1 to {longest}")
-            if min(ids) < 0 or max(ids) >= vocabulary:
-                raise ValueError(f"token_ids[{i}] has an id outside the vocabulary, 0 to {vocabulary - 1}")
+
+    def _check_ids(self, batch: Batch) -> None:
+        """An index outside the table would end the CUDA context, and with it every later request."""
+        vocabulary = self.config.vocab_size
+        if batch.ids.min() >= 0 and batch.ids.max() < vocabulary:
+            return
+        wrong = int(np.flatnonzero((batch.ids < 0) | (batch.ids >= vocabulary))[0])
+        text = batch.order[int(np.searchsorted(np.cumsum(batch.lengths), wrong, side="right"))]
+        raise ValueError(f"token_ids[{text}] has an id outside the vocabulary, 0 to {vocabulary - 1}")
 
 
 def mean_pool(x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:

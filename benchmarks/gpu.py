@@ -1,0 +1,286 @@
+"""Everything that is measured on a GPU, in one run of under four minutes: right, fast, steady, and served over HTTP.
+
+Each part is measured on its own: if one fails, its error stands in its place, and the others are measured all the same.
+"""
+
+import json
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from benchmarks.raw_load import raw_load
+from embeddinggemma import Embedder
+from embeddinggemma.check import multiply
+from embeddinggemma.engine.contract import BatchTooLargeError, BrokenEncoderError, Float32Array
+from embeddinggemma.engine.reference import SentenceTransformersModel, load_on_cpu
+from embeddinggemma.settings import Settings
+from embeddinggemma.vectors import finish
+from predict import Predictor
+from tools import PROJECT
+from tools.reference_model import warm_cache
+from tools.server import free_port, start_server, wait_until_ready
+
+Figures = dict[str, Any]
+
+LENGTHS = (3, 16, 17, 64, 65, 100, 128, 129, 255, 256, 257, 258, 259, 511, 512, 513, 1000, 2047, 2048)
+BUDGETS = (2048, 4096, 8192, 16_384, 32_768)
+CONNECTIONS = (1, 8, 64, 200)
+LARGE_REQUEST, LARGE_CONNECTIONS = 256, (1, 4, 16)
+MIXED_TEXTS = 4096
+_BASELINE_BATCH = 128  # the best of sentence-transformers' batch sizes on an H100
+_SEED = 300
+_LOAD_SECONDS = 2.5
+
+
+class Gpu:
+    """The models on this machine's card, and what is measured with them."""
+
+    def __init__(self, model: Path, folder: Path) -> None:
+        self.model, self.folder = model, folder
+        self.variables = warm_cache(model, folder / "cache") | {"TRITON_CACHE_DIR": str(folder / "triton")}
+        self.figures: Figures = {"card": torch.cuda.get_device_name(), "torch": torch.__version__}
+        self.dice = random.Random(_SEED)  # noqa: S311 - nothing here is secret
+        self._embedders: dict[str, Embedder] = {}
+
+    def embedder(self, dtype: str) -> Embedder:
+        """Return our model, loaded once for each dtype."""
+        if dtype not in self._embedders:
+            variables = self.variables | {"EMBEDDINGGEMMA_DTYPE": dtype}
+            self._embedders[dtype] = Embedder.load(Settings.from_environment(variables))
+        return self._embedders[dtype]
+
+    def texts(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Return random token ids, with <bos> and <eos>."""
+        return [[2, *(self.dice.randrange(10, 262_000) for _ in range(length - 2)), 1] for length in lengths]
+
+    def mixed(self) -> list[list[int]]:
+        """Return texts of log-normal length: median 60 tokens, at most 1,000."""
+        return self.texts([min(1000, max(8, round(self.dice.lognormvariate(4.09, 0.9)))) for _ in range(MIXED_TEXTS)])
+
+    def right(self) -> Figures:
+        """Return the worst cosine and the largest difference to sentence-transformers in float32 on the CPU."""
+        token_ids = self.texts(LENGTHS)
+        reference = load_on_cpu(self.model)
+        theirs = _units(np.concatenate([reference.encode([ids]).numpy() for ids in token_ids]))
+        rows: Figures = {}
+        for dtype in ("bfloat16", "float32", "float16"):
+            embedder = self.embedder(dtype)
+            together = _units(embedder.encode(token_ids))
+            alone = _units(np.concatenate([embedder.encode([ids]) for ids in token_ids]))
+            rows[dtype] = _apart(together, theirs) | {"alone_to_together": float(np.abs(alone - together).max())}
+            rows[dtype]["by_length"] = dict(zip(LENGTHS, (alone * theirs).sum(axis=1).round(6).tolist(), strict=True))
+        half = SentenceTransformersModel(self.model, torch.device("cuda"), torch.bfloat16)
+        rows["sentence-transformers bfloat16"] = _apart(
+            _units(np.concatenate([half.encode([ids]).numpy() for ids in token_ids])), theirs
+        )
+        return rows
+
+    def latency(self) -> Figures:
+        """Return the milliseconds of calls with few texts."""
+        embedder, rows = self.embedder("bfloat16"), {}
+        calls = {"1 × 12": (12,), "1 × 64": (64,), "1 × 256": (256,), "1 × 300": (300,), "1 × 2,048": (2048,)}
+        for name, lengths in (calls | {"8 × 32": (32,) * 8, "64 × 16": (16,) * 64, "8 × 2,047": (2047,) * 8}).items():
+            token_ids = self.texts(lengths)
+            rows[name] = _median_ms(lambda ids=token_ids: embedder.encode(ids))  # type: ignore[misc]
+        reference = SentenceTransformersModel(self.model, torch.device("cuda"), torch.bfloat16)
+        [short] = self.texts([12])
+        rows["sentence-transformers, 1 × 12"] = _median_ms(lambda: reference.encode([short]), calls=10)
+        return rows
+
+    def bulk(self) -> Figures:
+        """Return tokens per second of the mixed texts in order of arrival, and of the products alone."""
+        token_ids, rows = self.mixed(), {}
+        tokens = sum(map(len, token_ids))
+        for budget in BUDGETS:
+            seconds = _median(lambda size=budget: self._pass_all("bfloat16", token_ids, size))  # type: ignore[misc]
+            rows[f"bfloat16, {budget:,} tokens a batch"] = tokens / seconds
+        rows["products alone"] = tokens / _median(lambda: multiply(self.embedder("bfloat16"), tokens))
+        rows["float16"] = tokens / _median(lambda: self._pass_all("float16", token_ids, 16_384))
+        rows["float32"] = tokens / _median(lambda: self._pass_all("float32", token_ids, 16_384), calls=2)
+        rows["sorted, by the library"] = tokens / _median(lambda: self.embedder("bfloat16").encode(token_ids))
+        reference = SentenceTransformersModel(self.model, torch.device("cuda"), torch.bfloat16)
+        sorted_ids = sorted(token_ids, key=len)
+        batches = [sorted_ids[start : start + _BASELINE_BATCH] for start in range(0, MIXED_TEXTS, _BASELINE_BATCH)]
+        rows["sentence-transformers"] = tokens / _median(lambda: [reference.encode(ids) for ids in batches], calls=2)
+        rows["texts"], rows["tokens"] = MIXED_TEXTS, tokens
+        return rows
+
+    def _pass_all(self, dtype: str, token_ids: Sequence[Sequence[int]], budget: int) -> list[Float32Array]:
+        """Encode texts in batches in their own order, as many in flight as the encoder takes."""
+        futures: list[Future[Float32Array]] = []
+        for batch in _in_order(token_ids, budget):
+            if len(futures) >= 4:
+                futures[-4].result()  # the batcher too has only a few batches ready
+            futures.append(self.embedder(dtype).encoder.submit(batch))
+        return [future.result() for future in futures]
+
+    def steady(self) -> Figures:
+        """Return whether vectors repeat to the last bit, and what happens when memory ends and a kernel faults."""
+        embedder, token_ids = self.embedder("bfloat16"), self.mixed()[:1500]
+        batches = list(_in_order(token_ids, 1000))
+        alone = [embedder.encoder.encode(batch) for batch in batches]
+        again = [embedder.encoder.encode(batch) for batch in batches]
+        futures = [embedder.encoder.submit(batch) for _ in range(5) for batch in batches]
+        piped = [future.result() for future in futures]
+        rows: Figures = {
+            "same bytes again": all(map(np.array_equal, alone, again)),
+            "same bytes with the next batch on its way": all(map(np.array_equal, alone * 5, piped)),
+        }
+        rows["out of memory"] = self._out_of_memory(embedder, token_ids)
+        return rows
+
+    def _out_of_memory(self, embedder: Embedder, token_ids: Sequence[Sequence[int]]) -> str:
+        right = embedder.encode(token_ids)
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 200 * 2**20) / total)
+        try:
+            embedder.encoder.encode(token_ids)
+        except BatchTooLargeError as error:
+            halves = embedder.encode(token_ids)
+            return f"{type(error).__name__}, then vectors within {np.abs(_units(halves) - _units(right)).max():.1e}"
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        return "no error: the batch fitted"
+
+    def fault(self) -> str:
+        """Return what a kernel's illegal access leads to; it ends this process's CUDA context."""
+        embedder = self.embedder("bfloat16")
+        source = 'extern "C" __global__ void stray(float* p) { p[1LL << 40] = 1; }'
+        kernel = torch.cuda._compile_kernel(source, "stray")
+
+        def stray() -> None:
+            kernel(grid=(1, 1, 1), block=(1, 1, 1), args=(torch.zeros(1, device="cuda"),))
+
+        embedder.encoder.thread.submit(stray).result()
+        try:
+            embedder.encode([[2, 5, 1]])
+        except BrokenEncoderError as error:
+            return f"BrokenEncoderError: {str(error).splitlines()[0]}"
+        return "no error"
+
+    def start(self) -> Figures:
+        """Return the seconds from process start to READY, without and with a kernel cache, and its parts."""
+        rows: Figures = {}
+        for name in ("no kernel cache", "warm", "warm again"):
+            changes = self.variables | {"TRITON_CACHE_DIR": str(self.folder / "start" / "triton")}
+            log = self.folder / f"start {name}.log"
+            began = time.perf_counter()
+            with _server(changes, "predict.py:Predictor", log):
+                rows[name] = {"ready": time.perf_counter() - began}
+            for part, seconds in re.findall(r"(\w+): (?:\d+ in )?([\d.]+) s\b", log.read_text()):
+                rows[name][part] = float(seconds)
+        for module, code in (("torch", "import torch"), ("tokenizer", _TOKENIZER)):
+            program = f"import time\nstarted = time.perf_counter()\n{code}\nprint(time.perf_counter() - started)"
+            command = [sys.executable, "-c", program, str(self.model)]
+            rows[module] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return rows
+
+    def http(self) -> Figures:
+        """Return requests per second at several numbers of connections, of a trivial predict() and of ours."""
+        rows: Figures = {}
+        text = {"text": "how long can I keep a book from the library", "task": "retrieval_query"}
+        words = (PROJECT / "LICENSE").read_text().split()
+        lengths = [max(3, min(400, round(self.dice.lognormvariate(4.09, 0.9) / 1.5))) for _ in range(LARGE_REQUEST)]
+        texts = [" ".join(self.dice.choices(words, k=length)) for length in lengths]
+        for name, predictor in (("trivial", "benchmarks/trivial.py:Predictor"), ("ours", "predict.py:Predictor")):
+            with _server(self.variables, predictor, self.folder / f"{name}.log") as port:
+                rows[name] = {count: vars(raw_load(port, text, count, _LOAD_SECONDS)) for count in CONNECTIONS}
+                if name == "ours":
+                    rows["large"] = {
+                        count: vars(raw_load(port, {"texts": texts}, count, _LOAD_SECONDS))
+                        for count in LARGE_CONNECTIONS
+                    }
+        embedder = self.embedder("bfloat16")
+        ids = [list(text.ids) for text in embedder.tokenizer.tokenize(texts)] * 16
+        rows["large texts by the encoder alone"] = len(ids) / _median(lambda: self._pass_all("bfloat16", ids, 16_384))
+        return rows
+
+
+_TOKENIZER = """
+import sys
+from pathlib import Path
+from embeddinggemma.tokenizer import Tokenizer
+Tokenizer(Path(sys.argv[1]))"""
+
+
+def measure(model: Path, folder: Path) -> Figures:
+    """Measure every part; `folder` is for caches and logs."""
+    gpu = Gpu(model, folder)
+    for part in (gpu.right, gpu.latency, gpu.bulk, gpu.steady, gpu.http, gpu.start, gpu.fault):
+        started = time.perf_counter()
+        try:
+            gpu.figures[part.__name__] = cast(Callable[[], Any], part)()
+        except Exception as error:
+            traceback.print_exc()
+            gpu.figures[part.__name__] = f"{type(error).__name__}: {error}"
+        seconds = time.perf_counter() - started
+        print(f"{part.__name__}, {seconds:.1f} s: {json.dumps(gpu.figures[part.__name__])}", flush=True)
+    return gpu.figures
+
+
+def _in_order(token_ids: Sequence[Sequence[int]], budget: int) -> Iterator[list[Sequence[int]]]:
+    """Yield the texts in their order, in batches of at most `budget` tokens."""
+    batch: list[Sequence[int]] = []
+    room = budget
+    for ids in token_ids:
+        if batch and len(ids) > room:
+            yield batch
+            batch, room = [], budget
+        batch.append(ids)
+        room -= len(ids)
+    yield batch
+
+
+@contextmanager
+def _server(changes: Mapping[str, str], predictor: str, log: Path) -> Iterator[int]:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    with log.open("wb") as output:
+        process = start_server(
+            port, changes, slots=Predictor.predict.__cog_concurrent_max__, predictor=predictor, log=output
+        )
+        try:
+            wait_until_ready(process, f"http://127.0.0.1:{port}", pause=0.01)
+            yield port
+        except BaseException:
+            print(log.read_text()[-2000:], flush=True)
+            raise
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _units(raw: Float32Array) -> Float32Array:
+    return finish(raw, raw.shape[1], True, "float32")
+
+
+def _apart(ours: Float32Array, theirs: Float32Array) -> Figures:
+    return {"worst cosine": float((ours * theirs).sum(axis=1).min()), "difference": float(np.abs(ours - theirs).max())}
+
+
+def _median(call: Callable[[], object], calls: int = 5) -> float:
+    """Return the median seconds of some calls, after one that does not count."""
+    call()
+    seconds = []
+    for _ in range(calls):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def _median_ms(call: Callable[[], object], calls: int = 50) -> float:
+    return round(_median(call, calls) * 1000, 3)
