@@ -5,7 +5,8 @@ import gc
 import json
 import logging
 import time
-from typing import Any, Optional
+from collections.abc import Callable
+from typing import Any, Optional, TypeVar
 
 import cog
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from embeddinggemma.settings import Settings
 from embeddinggemma.tokenizer import MAX_TOKENS, TokenizedText, turns
 from embeddinggemma.traffic_log import TrafficLog
 from embeddinggemma.vectors import finish, serialize
+
+Result = TypeVar("Result")
 
 
 class Output(BaseModel):
@@ -111,7 +114,7 @@ class Predictor(BasePredictor):
             tokenized = await self._tokenize(request)
             _log_truncated(tokenized)
             encoded = await self.batcher.encode([text.ids for text in tokenized])
-            embedding, shape = await asyncio.to_thread(_finish, encoded.vectors, request)
+            embedding, shape = await _apart(request, _finish, encoded.vectors, request)
             tokens = [len(text.ids) for text in tokenized]
             served.texts, served.tokens = len(tokens), sum(tokens)
             self._record_metrics(encoded, served.tokens)
@@ -139,7 +142,7 @@ class Predictor(BasePredictor):
     async def _tokenize(self, request: Request) -> list[TokenizedText]:
         tokenized: list[TokenizedText] = []
         for turn in turns(request.prompted):
-            tokenized += await asyncio.to_thread(self.tokenizer.tokenize, turn)
+            tokenized += await _apart(request, self.tokenizer.tokenize, turn)
         return tokenized
 
     def _record_metrics(self, encoded: Encoded, tokens: int) -> None:
@@ -147,6 +150,11 @@ class Predictor(BasePredictor):
         self.record_metric("queue_ms", round(encoded.queue_ms, 3))
         self.record_metric("encode_ms", round(encoded.encode_ms, 3))
         self.record_metric("batch_texts", encoded.batch_texts)
+
+
+async def _apart(request: Request, work: Callable[..., Result], *arguments: Any) -> Result:
+    """Return work(*arguments), computed in a thread, unless that is less work than changing threads."""
+    return work(*arguments) if request.is_small else await asyncio.to_thread(work, *arguments)
 
 
 def _finish(raw: Float32Array, request: Request) -> tuple[str | npt.NDArray[Any], list[int]]:

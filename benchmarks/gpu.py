@@ -198,11 +198,9 @@ class Gpu:
         for name, predictor in (("trivial", "benchmarks/trivial.py:Predictor"), ("ours", "predict.py:Predictor")):
             with _server(self.variables, predictor, self.folder / f"{name}.log") as port:
                 rows[name] = {count: vars(raw_load(port, text, count, _LOAD_SECONDS)) for count in CONNECTIONS}
-                if name == "ours":
-                    rows["large"] = {
-                        count: vars(raw_load(port, {"texts": texts}, count, _LOAD_SECONDS))
-                        for count in LARGE_CONNECTIONS
-                    }
+                rows[f"{name}, {LARGE_REQUEST} texts a request"] = {
+                    count: vars(raw_load(port, {"texts": texts}, count, _LOAD_SECONDS)) for count in LARGE_CONNECTIONS
+                }
         embedder = self.embedder("bfloat16")
         ids = [list(text.ids) for text in embedder.tokenizer.tokenize(texts)] * 16
         rows["large texts by the encoder alone"] = len(ids) / _median(lambda: self._pass_all("bfloat16", ids, 16_384))

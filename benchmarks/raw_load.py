@@ -54,6 +54,8 @@ def raw_load(port: int, inputs: Mapping[str, Any], connections: int, seconds: fl
     for process in running:
         process.wait()
     latencies = [latency for result in results for latency in result["milliseconds"]]
+    if len(latencies) < 2:
+        raise RuntimeError(f"{connections} connections got {len(latencies)} answers in {seconds:g} s")
     percentiles = statistics.quantiles(latencies, n=100)
     refused = sum(result["refused"] for result in results)
     return RawLoad(len(latencies) / seconds, percentiles[49], percentiles[98], refused)

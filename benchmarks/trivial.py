@@ -7,15 +7,17 @@ from typing import Optional
 import cog
 from cog import BaseModel, BasePredictor
 
-_EMBEDDING = base64.b64encode(os.urandom(4 * 768)).decode()
+_MAX_TEXTS = 256
+_VECTORS = base64.b64encode(os.urandom(4 * 768 * _MAX_TEXTS)).decode()
 
 
 class Output(BaseModel):
-    """One vector."""
+    """As many bytes as a vector for each text has."""
 
     embedding: str
     shape: list[int]
     tokens: list[int]
+    truncated: list[bool]
 
 
 class Predictor(BasePredictor):
@@ -25,6 +27,13 @@ class Predictor(BasePredictor):
         """Load nothing."""
 
     @cog.concurrent(max=256)
-    async def predict(self, text: Optional[str] = None, task: str = "") -> Output:  # noqa: ARG002, UP045
-        """Return the same vector for every text."""
-        return Output(embedding=_EMBEDDING, shape=[768], tokens=[12])
+    async def predict(
+        self,
+        text: Optional[str] = None,  # noqa: ARG002, UP045
+        texts: Optional[list[str]] = None,  # noqa: UP045
+        task: str = "",  # noqa: ARG002
+    ) -> Output:
+        """Return the same vectors for all texts."""
+        count = len(texts or [""])
+        embedding = _VECTORS[: 4096 * count]  # base64 of 768 float32 values: 4,096 characters
+        return Output(embedding=embedding, shape=[count, 768], tokens=[12] * count, truncated=[False] * count)

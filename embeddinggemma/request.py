@@ -8,6 +8,7 @@ from embeddinggemma.validation import check_choice, check_text, check_texts
 from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES, OUTPUT_FORMATS
 
 MAX_TEXTS = 1024
+_SMALL_TEXTS, _SMALL_CHARACTERS = 4, 2000
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class Request:
     normalize: bool
     output_format: str
     output_dtype: str
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it can be tokenized and answered on the event loop: less than a millisecond of work."""
+        return len(self.prompted) <= _SMALL_TEXTS and sum(map(len, self.prompted)) <= _SMALL_CHARACTERS
 
 
 def check_request(

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +21,7 @@ Buffer = TypeVar("Buffer", Int32Array, torch.Tensor)
 class Batch:
     """The texts of one forward pass, the shortest first: neighbours of equal length share a product in attention."""
 
-    ids: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.integer[Any]]
     """The token ids of all texts, end to end."""
     lengths: Int32Array
     """Tokens per text, ascending."""
@@ -34,8 +33,7 @@ class Batch:
         """Sort the texts and lay them end to end."""
         order = sorted(range(len(token_ids)), key=lambda position: len(token_ids[position]))
         lengths = np.array([len(token_ids[position]) for position in order], np.int32)
-        ids = chain.from_iterable(token_ids[position] for position in order)
-        return cls(np.fromiter(ids, np.int64, int(lengths.sum())), lengths, order)
+        return cls(np.concatenate([np.asarray(token_ids[position]) for position in order]), lengths, order)
 
 
 @dataclass(frozen=True, eq=False)
