@@ -46,7 +46,7 @@ class Predictor(BasePredictor):
         embedder = Embedder.load(settings)
         encoder, self.tokenizer = embedder.encoder, embedder.tokenizer
         self.batcher = Batcher(encoder.submit, embedder.tokens_per_batch, encoder.pass_timeout, encoder.in_flight)
-        self.traffic_log = TrafficLog(settings.traffic_log_seconds)
+        self.traffic_log = TrafficLog(settings.traffic_log_seconds, encoder.computed_again)
         started = time.perf_counter()
         embedder.embed(["warm-up"])
         logging.info("warm-up: %.2f s", time.perf_counter() - started)

@@ -4,26 +4,31 @@ Each part is measured on its own: if one fails, its error stands in its place, a
 """
 
 import json
+import os
 import random
 import re
 import statistics
 import subprocess
 import sys
+import sysconfig
 import time
 import traceback
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
 
 from benchmarks.raw_load import raw_load
 from embeddinggemma import Embedder
 from embeddinggemma.check import multiply
-from embeddinggemma.engine.contract import BatchTooLargeError, BrokenEncoderError, Float32Array
+from embeddinggemma.engine.contract import BatchTooLargeError, Float32Array
 from embeddinggemma.engine.reference import SentenceTransformersModel, load_on_cpu
 from embeddinggemma.settings import Settings
 from embeddinggemma.vectors import finish
@@ -33,13 +38,14 @@ from tools.reference_model import warm_cache
 from tools.server import free_port, start_server, wait_until_ready
 
 Figures = dict[str, Any]
+Ids: TypeAlias = "array[int]"
 
 LENGTHS = (3, 16, 17, 64, 65, 100, 128, 129, 255, 256, 257, 258, 259, 511, 512, 513, 1000, 2047, 2048)
 BUDGETS = (2048, 4096, 8192, 16_384, 32_768)
 CONNECTIONS = (1, 8, 64, 200)
 LARGE_REQUEST, LARGE_CONNECTIONS = 256, (1, 4, 16)
 MIXED_TEXTS = 4096
-_BASELINE_BATCH = 128  # the best of sentence-transformers' batch sizes on an H100
+_BASELINE_TEXTS, _BASELINE_BATCHES = 1024, (32, 128, 256)
 _SEED = 300
 _LOAD_SECONDS = 2.5
 
@@ -61,13 +67,22 @@ class Gpu:
             self._embedders[dtype] = Embedder.load(Settings.from_environment(variables))
         return self._embedders[dtype]
 
-    def texts(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Return random token ids, with <bos> and <eos>."""
-        return [[2, *(self.dice.randrange(10, 262_000) for _ in range(length - 2)), 1] for length in lengths]
+    def texts(self, lengths: Sequence[int]) -> list[Ids]:
+        """Return random token ids, with <bos> and <eos>, as the tokenizer gives them."""
+        return [
+            array("i", [2, *(self.dice.randrange(10, 262_000) for _ in range(length - 2)), 1]) for length in lengths
+        ]
 
-    def mixed(self) -> list[list[int]]:
-        """Return texts of log-normal length: median 60 tokens, at most 1,000."""
-        return self.texts([min(1000, max(8, round(self.dice.lognormvariate(4.09, 0.9)))) for _ in range(MIXED_TEXTS)])
+    def mixed(self) -> tuple[list[str], list[Ids]]:
+        """Return words of Python's library, in texts of log-normal length, median 60 tokens; and their token ids."""
+        library = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+        words = [word for path in library for word in path.read_text(errors="ignore").split(" ") if word]
+        texts = []
+        for _ in range(MIXED_TEXTS):
+            count = max(3, min(400, round(self.dice.lognormvariate(4.09, 0.9) / 2.6)))
+            start = self.dice.randrange(len(words) - count)
+            texts.append(" ".join(words[start : start + count]))
+        return texts, [text.ids for text in self.embedder("bfloat16").tokenizer.tokenize(texts)]
 
     def right(self) -> Figures:
         """Return the worst cosine and the largest difference to sentence-transformers in float32 on the CPU."""
@@ -90,30 +105,37 @@ class Gpu:
     def latency(self) -> Figures:
         """Return the milliseconds of calls with few texts."""
         embedder, rows = self.embedder("bfloat16"), {}
+        encode = embedder.encoder.model.encode
         calls = {"1 × 12": (12,), "1 × 64": (64,), "1 × 256": (256,), "1 × 300": (300,), "1 × 2,048": (2048,)}
         for name, lengths in (calls | {"8 × 32": (32,) * 8, "64 × 16": (16,) * 64, "8 × 2,047": (2047,) * 8}).items():
             token_ids = self.texts(lengths)
-            rows[name] = _median_ms(lambda ids=token_ids: embedder.encode(ids))  # type: ignore[misc]
+            rows[name] = _median_ms(lambda ids=token_ids: encode(ids))  # type: ignore[misc]
         reference = SentenceTransformersModel(self.model, torch.device("cuda"), torch.bfloat16)
         [short] = self.texts([12])
+        rows["1 × 12, by the library"] = _median_ms(lambda: embedder.encode([short]))
         rows["sentence-transformers, 1 × 12"] = _median_ms(lambda: reference.encode([short]), calls=10)
         return rows
 
     def bulk(self) -> Figures:
         """Return tokens per second of the mixed texts in order of arrival, and of the products alone."""
-        token_ids, rows = self.mixed(), {}
-        tokens = sum(map(len, token_ids))
+        texts, token_ids = self.mixed()
+        rows, tokens = {}, sum(map(len, token_ids))
         for budget in BUDGETS:
             seconds = _median(lambda size=budget: self._pass_all("bfloat16", token_ids, size))  # type: ignore[misc]
             rows[f"bfloat16, {budget:,} tokens a batch"] = tokens / seconds
         rows["products alone"] = tokens / _median(lambda: multiply(self.embedder("bfloat16"), tokens))
-        rows["float16"] = tokens / _median(lambda: self._pass_all("float16", token_ids, 16_384))
-        rows["float32"] = tokens / _median(lambda: self._pass_all("float32", token_ids, 16_384), calls=2)
+        for dtype in ("float16", "float32"):
+            rows[dtype] = tokens / _median(lambda of=dtype: self._pass_all(of, token_ids, 8192), calls=2)  # type: ignore[misc]
         rows["sorted, by the library"] = tokens / _median(lambda: self.embedder("bfloat16").encode(token_ids))
-        reference = SentenceTransformersModel(self.model, torch.device("cuda"), torch.bfloat16)
-        sorted_ids = sorted(token_ids, key=len)
-        batches = [sorted_ids[start : start + _BASELINE_BATCH] for start in range(0, MIXED_TEXTS, _BASELINE_BATCH)]
-        rows["sentence-transformers"] = tokens / _median(lambda: [reference.encode(ids) for ids in batches], calls=2)
+        rows["from texts, by the library"] = tokens / _median(lambda: self.embedder("bfloat16").embed(texts), calls=2)
+        theirs = SentenceTransformer(
+            str(self.model), device="cuda", local_files_only=True, model_kwargs={"dtype": torch.bfloat16}
+        )
+        some = texts[:_BASELINE_TEXTS]
+        some_tokens = sum(map(len, token_ids[:_BASELINE_TEXTS]))
+        for size in _BASELINE_BATCHES:
+            encode = partial(theirs.encode, some, batch_size=size, show_progress_bar=False)
+            rows[f"sentence-transformers, from texts, batch {size}"] = some_tokens / _median(encode, calls=2)
         rows["texts"], rows["tokens"] = MIXED_TEXTS, tokens
         return rows
 
@@ -128,7 +150,7 @@ class Gpu:
 
     def steady(self) -> Figures:
         """Return whether vectors repeat to the last bit, and what happens when memory ends and a kernel faults."""
-        embedder, token_ids = self.embedder("bfloat16"), self.mixed()[:1500]
+        embedder, token_ids = self.embedder("bfloat16"), self.mixed()[1][:1500]
         batches = list(_in_order(token_ids, 1000))
         alone = [embedder.encoder.encode(batch) for batch in batches]
         again = [embedder.encoder.encode(batch) for batch in batches]
@@ -138,8 +160,18 @@ class Gpu:
             "same bytes again": all(map(np.array_equal, alone, again)),
             "same bytes with the next batch on its way": all(map(np.array_equal, alone * 5, piped)),
         }
+        rows["bytes a token"] = {dtype: self._bytes_per_token(dtype) for dtype in ("bfloat16", "float16", "float32")}
         rows["out of memory"] = self._out_of_memory(embedder, token_ids)
         return rows
+
+    def _bytes_per_token(self, dtype: str) -> int:
+        """Return the memory that a forward pass takes beside the model, for long texts outside every graph."""
+        embedder, token_ids = self.embedder(dtype), self.texts([2048] * 8)
+        embedder.encoder.encode(token_ids)
+        held = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        embedder.encoder.encode(token_ids)
+        return (torch.cuda.max_memory_allocated() - held) // (8 * 2048)
 
     def _out_of_memory(self, embedder: Embedder, token_ids: Sequence[Sequence[int]]) -> str:
         right = embedder.encode(token_ids)
@@ -156,27 +188,17 @@ class Gpu:
         return "no error: the batch fitted"
 
     def fault(self) -> str:
-        """Return what a kernel's illegal access leads to; it ends this process's CUDA context."""
-        embedder = self.embedder("bfloat16")
-        source = 'extern "C" __global__ void stray(float* p) { p[1LL << 40] = 1; }'
-        kernel = torch.cuda._compile_kernel(source, "stray")
-
-        def stray() -> None:
-            kernel(grid=(1, 1, 1), block=(1, 1, 1), args=(torch.zeros(1, device="cuda"),))
-
-        embedder.encoder.thread.submit(stray).result()
-        try:
-            embedder.encode([[2, 5, 1]])
-        except BrokenEncoderError as error:
-            return f"BrokenEncoderError: {str(error).splitlines()[0]}"
-        return "no error"
+        """Return what a kernel's illegal access leads to, in a process of its own, whose CUDA context it ends."""
+        command = [sys.executable, "-m", "benchmarks.gpu_fault"]
+        environment = {**os.environ, **self.variables}
+        return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True).stdout.strip()
 
     def start(self) -> Figures:
         """Return the seconds from process start to READY, without and with a kernel cache, and its parts."""
         rows: Figures = {}
-        for name in ("no kernel cache", "warm", "warm again"):
+        for name in ("no kernel cache", "warm", "warm 2", "warm 3"):
             changes = self.variables | {"TRITON_CACHE_DIR": str(self.folder / "start" / "triton")}
-            log = self.folder / f"start {name}.log"
+            log = self.folder / f"start-{name.replace(' ', '-')}.log"
             began = time.perf_counter()
             with _server(changes, "predict.py:Predictor", log):
                 rows[name] = {"ready": time.perf_counter() - began}
@@ -185,7 +207,8 @@ class Gpu:
         for module, code in (("torch", "import torch"), ("tokenizer", _TOKENIZER)):
             program = f"import time\nstarted = time.perf_counter()\n{code}\nprint(time.perf_counter() - started)"
             command = [sys.executable, "-c", program, str(self.model)]
-            rows[module] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+            runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)]
+            rows[module] = statistics.median(map(float, runs))
         return rows
 
     def http(self) -> Figures:
@@ -202,8 +225,8 @@ class Gpu:
                     count: vars(raw_load(port, {"texts": texts}, count, _LOAD_SECONDS)) for count in LARGE_CONNECTIONS
                 }
         embedder = self.embedder("bfloat16")
-        ids = [list(text.ids) for text in embedder.tokenizer.tokenize(texts)] * 16
-        rows["large texts by the encoder alone"] = len(ids) / _median(lambda: self._pass_all("bfloat16", ids, 16_384))
+        ids = [text.ids for text in embedder.tokenizer.tokenize(texts)] * 16
+        rows["large texts by the encoder alone"] = len(ids) / _median(lambda: self._pass_all("bfloat16", ids, 8192))
         return rows
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,8 @@ class Embedder:
             from embeddinggemma.engine.encoder import choose_device, choose_dtype, load_encoder, prepare_kernels
 
             choose_dtype(settings.dtype, choose_device())  # refused now, not after the download
-            weights.load_early("config.json", lambda folder: prepare_kernels(folder, settings.engine, settings.dtype))
+            prepare = partial(prepare_kernels, settings.engine, settings.dtype)
+            weights.in_background("config.json", prepare)  # a second or more, most of it in compilers
             early = weights.load_early("tokenizer.json", Tokenizer)  # takes a second, while other files download
             tokenizer, encoder = weights.load(
                 lambda folder: (early or Tokenizer(folder), load_encoder(folder, settings.engine, settings.dtype))
@@ -121,6 +123,8 @@ class Embedder:
 
         """
         batches = token_batches([len(ids) for ids in token_ids], self.tokens_per_batch)
+        if len(batches) == 1:
+            return self.encoder.encode(token_ids)
         submitted = [self.encoder.submit([token_ids[position] for position in batch]) for batch in batches]
         raw = np.empty((len(token_ids), DIMENSIONS[0]), np.float32)
         try:

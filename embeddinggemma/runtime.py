@@ -22,6 +22,7 @@ def runtime(manifest: Manifest, engine: str, encoder: Encoder, tokens_per_batch:
         "weights": manifest.folder_name,
         "engine": engine,
         "dtype": str(encoder.dtype).removeprefix("torch."),
+        "operators": encoder.model.operators,
         "device": device_name(encoder.device),
         "threads": encoder.thread.submit(torch.get_num_threads).result(),
         "tokens_per_batch": tokens_per_batch,

@@ -28,7 +28,7 @@ class Settings:
     engine: str = "native"
     """EMBEDDINGGEMMA_ENGINE: native, or sentence-transformers, the slow reference."""
     dtype: str = "auto"
-    """EMBEDDINGGEMMA_DTYPE: of the matrix products: auto, float32 or bfloat16."""
+    """EMBEDDINGGEMMA_DTYPE: of the matrix products: auto, float32, bfloat16 or float16."""
     tokens_per_batch: int | None = None
     """EMBEDDINGGEMMA_TOKENS_PER_BATCH: tokens of one forward pass; None: the device's default."""
     traffic_log_seconds: float = TRAFFIC_LOG_SECONDS

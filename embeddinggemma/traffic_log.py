@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -38,9 +38,13 @@ class _Period:
 class TrafficLog:
     """Counts requests on an event loop; while there are any, writes a log line at regular intervals."""
 
-    def __init__(self, seconds: float) -> None:
-        """Write a line every `seconds` seconds; never, if it is 0."""
+    def __init__(self, seconds: float, computed_again: Callable[[], int] = lambda: 0) -> None:
+        """Write a line every `seconds` seconds; never, if it is 0.
+
+        computed_again: returns how many texts so far float32 had to compute again, because float16 could not hold them.
+        """
         self._seconds = seconds
+        self._computed_again, self._again_before = computed_again, 0
         self._at_once = 0
         self._period = _Period()
         self._timer: asyncio.TimerHandle | None = None
@@ -81,6 +85,7 @@ class TrafficLog:
 
     def _write(self) -> None:
         log.info("served: %s", json.dumps(self._line(self._period)))
+        self._again_before = self._computed_again()
         self._period, self._timer = _Period(most_at_once=self._at_once), None
         if self._at_once:
             self._set_timer()
@@ -94,6 +99,7 @@ class TrafficLog:
             "failed": period.failed,
             "cancelled": period.cancelled,
             "texts": period.texts,
+            "computed_again": self._computed_again() - self._again_before,
             "tokens_per_s": round(period.tokens / self._seconds, 1),
             "p50_ms": p50,
             "p99_ms": p99,

@@ -1,11 +1,13 @@
 """Fixtures that all tests share: the reference models, and the real server with the small model."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import replicate.client
+import torch
 
 from embeddinggemma import Embedder
 from embeddinggemma.settings import Settings
@@ -19,6 +21,9 @@ from tools.browser import Browser
 from tools.evidence import Evidence
 from tools.reference_model import reference_model, warm_cache
 from tools.server import LocalServer
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels run on the CPU; Triton reads it when it is imported
 
 SLOTS = Predictor.predict.__cog_concurrent_max__
 

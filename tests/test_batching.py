@@ -29,7 +29,7 @@ class RecordingEncoder:
         self.entered = threading.Semaphore(0)
         self.may_continue = threading.Event()
         self.may_continue.set()
-        self.thread = ThreadPoolExecutor(max_workers=1)
+        self.thread = ThreadPoolExecutor(max_workers=2)
 
     def submit(self, token_ids: Texts) -> Future[Float32Array]:
         return self.thread.submit(self._encode, token_ids)
@@ -56,11 +56,12 @@ def _run(
     budget: int = 100,
     *,
     memory: int = 1_000_000,
+    in_flight: int = 1,
 ) -> RecordingEncoder:
     encoder = RecordingEncoder(memory)
 
     async def main() -> None:
-        await asyncio.wait_for(test(encoder, Batcher(encoder.submit, budget)), 600)
+        await asyncio.wait_for(test(encoder, Batcher(encoder.submit, budget, in_flight=in_flight)), 600)
 
     asyncio.run(main())
     return encoder
@@ -284,9 +285,69 @@ def test_a_batcher_that_ended_leaves_no_request_waiting(caplog: pytest.LogCaptur
     assert "unhealthy: the batcher has ended" in caplog.text
 
 
+def test_a_batcher_whose_loop_closes_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(_: RecordingEncoder, batcher: Batcher) -> None:
+        assert await _vectors(batcher, _text(1, 1)) == [1]
+
+    _run(test)
+    assert caplog.messages == []
+
+
+def test_with_two_in_flight_a_second_batch_is_handed_over_and_no_third() -> None:
+    async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
+        held = await _hold(encoder, batcher)
+        second = await _waiting(_vectors(batcher, _text(1, 10)))
+        await asyncio.to_thread(encoder.entered.acquire)
+        third = await _waiting(*(_vectors(batcher, _text(i, 10)) for i in (2, 3)))
+        await asyncio.sleep(0.05)
+        assert len(encoder.batches) == 2
+        encoder.may_continue.set()
+        assert await asyncio.gather(held, *second, *third) == [[99], [1], [2], [3]]
+
+    batches = _run(test, in_flight=2).batches
+    assert [len(batch) for batch in batches] == [1, 1, 2]
+
+
+def test_with_two_in_flight_a_cancelled_request_costs_no_pass() -> None:
+    async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
+        held = [await _hold(encoder, batcher) for _ in range(2)]
+        [cancelled, kept] = await _waiting(_vectors(batcher, _text(1, 10)), _vectors(batcher, _text(2, 10)))
+        cancelled.cancel()
+        encoder.may_continue.set()
+        assert await kept == [2]
+        await asyncio.gather(*held)
+
+    assert [ids[0] for batch in _run(test, in_flight=2).batches for ids in batch] == [99, 99, 2]
+
+
+def test_with_two_in_flight_short_memory_halves_the_batch_that_was_too_large() -> None:
+    async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
+        held = await _hold(encoder, batcher)
+        texts = [_text(i, 10) for i in range(8)]
+        waiting = await _waiting(_vectors(batcher, *texts))
+        encoder.may_continue.set()
+        assert await asyncio.gather(held, *waiting) == [[99], list(range(8))]
+
+    _run(test, memory=40, in_flight=2)
+
+
+def test_with_two_in_flight_a_broken_encoder_fails_both_batches() -> None:
+    async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
+        held = await _hold(encoder, batcher)
+        broken = await _waiting(_vectors(batcher, _text(FATAL, 10)))
+        encoder.may_continue.set()
+        answers = await asyncio.gather(held, *broken, return_exceptions=True)
+        assert isinstance(answers[1], BrokenEncoderError)
+        with pytest.raises(BrokenEncoderError, match="the card fell off the bus"):
+            batcher.check()
+
+    _run(test, in_flight=2)
+
+
 def test_an_encoder_thread_that_died_leaves_no_request_waiting() -> None:
     async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
         assert await _vectors(batcher, _text(1, 1)) == [1]
+        encoder.thread = ThreadPoolExecutor(max_workers=1)
         thread = await asyncio.wrap_future(encoder.thread.submit(threading.current_thread))
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
         with pytest.raises(BrokenEncoderError, match=r"gave no answer for 0\.2 s"):

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from embeddinggemma import Embedder, check
-from embeddinggemma.engine import linear, model, reference
-from embeddinggemma.engine.linear import Linear
+from embeddinggemma.engine import reference
+from embeddinggemma.engine.linear import Gated, Linear
 from embeddinggemma.engine.reference import SentenceTransformersModel
 
 
@@ -76,17 +76,17 @@ def test_the_limit_computes_each_product_of_the_forward_pass_once(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
-    multiply, gated = Linear.__call__, linear.gelu_gated
+    multiply, products = Linear.__call__, Gated.products
 
     def counted(layer: Linear, x: torch.Tensor) -> torch.Tensor:
         rows.append(len(x))
         return multiply(layer, x)
 
-    def counted_gated(x: torch.Tensor, gate: Linear, up: Linear) -> torch.Tensor:
+    def counted_gated(layer: Gated, x: torch.Tensor) -> torch.Tensor:
         rows.append(len(x))
-        return gated(x, gate, up)
+        return products(layer, x)
 
     monkeypatch.setattr(Linear, "__call__", counted)
-    monkeypatch.setattr(model, "gelu_gated", counted_gated)
+    monkeypatch.setattr(Gated, "products", counted_gated)
     check.multiply(embedder, 5_000)
     assert Counter(rows) == {2_048: 2 * 6 * 4, 904: 6 * 4}  # 6 layers: queries, keys and values; output; gated; down

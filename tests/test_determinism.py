@@ -21,7 +21,7 @@ def _embedding(server: RunningServer, text: str) -> str:
 
 def test_the_log_says_what_the_bytes_depend_on(server: RunningServer) -> None:
     [line] = [line for line in server.log.read_text().splitlines() if "running: {" in line]
-    for name in ("model", "weights", "engine", "dtype", "device", "threads", "tokens_per_batch", "versions"):
+    for name in ("model", "weights", "engine", "dtype", "operators", "device", "threads", "tokens_per_batch"):
         assert f'\\"{name}\\"' in line
 
 

@@ -18,6 +18,7 @@ def test_the_runtime_is_described_so_that_machines_can_be_compared(small_model: 
         "weights": manifest.folder_name,
         "engine": "native",
         "dtype": "float32",
+        "operators": "plain",
         "threads": torch.get_num_threads(),
         "tokens_per_batch": 512,
     }

@@ -88,6 +88,7 @@ def test_a_period_with_requests_has_one_line_that_sums_them_up(minutes: Minutes)
             "failed": 1,
             "cancelled": 1,
             "texts": 6,
+            "computed_again": 0,
             "tokens_per_s": 0.5,
             "most_at_once": 1,
             "unanswered": 0,
@@ -131,5 +132,19 @@ def test_turned_off_it_logs_nothing_and_keeps_nothing(minutes: Minutes) -> None:
             served.texts = 1
         assert str(vars(traffic)) == before
         assert await minutes.pass_by(3600) == []
+
+    _run(minutes, test)
+
+
+def test_texts_that_were_computed_again_are_counted_since_the_last_line(minutes: Minutes) -> None:
+    async def test() -> None:
+        total = 5
+        traffic = TrafficLog(60, lambda: total)
+        for again in (5, 0, 2):
+            with traffic.request():
+                pass
+            total += 2 if again == 2 else 0
+            [line] = await minutes.pass_by(60)
+            assert line["computed_again"] == again
 
     _run(minutes, test)

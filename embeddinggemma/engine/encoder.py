@@ -17,9 +17,11 @@ from embeddinggemma.engine.pipeline import DEPTH
 from embeddinggemma.engine.proof import proved_operators
 
 # Tokens of one forward pass. On a CPU 2,048 is where throughput levels off (measured on two cores, tokens/s at 512,
-# 1,024, 2,048 and 4,096: 1,550, 1,634, 1,658, 1,593 in float32; 2,406, 2,590, 2,709, 2,759 in bfloat16). A GPU needs
-# batches whose work takes longer than their launches; its figure is a guess until it is measured.
-_TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16_384}
+# 1,024, 2,048 and 4,096: 1,550, 1,634, 1,658, 1,593 in float32; 2,406, 2,590, 2,709, 2,759 in bfloat16). On an H200
+# 8,192 is (million tokens/s of mixed texts at 2,048, 4,096, 8,192 and 16,384: 1.04, 1.39, 1.57, 1.54).
+_TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 8192}
+# Of a card's memory, for each token: float32 needs the most, with texts of 2,048 tokens and their scores.
+_BYTES_PER_TOKEN = 128 * 1024
 
 # Seconds after which a forward pass is taken to be stuck: its thread died, or the card hangs. The slowest pass that is
 # not stuck takes some minutes by estimate: the reference engine on a CPU pads many short texts to the length of a long
@@ -34,6 +36,10 @@ _DEVICE_FAILED = re.compile("CUDA (driver )?error")
 
 class Model(Protocol):
     """A network that turns token ids into raw vectors."""
+
+    @property
+    def operators(self) -> str:
+        """What computes the steps between the matrix products: plain operators, or kernels."""
 
     def encode(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return the raw vector of each text: float32 [texts, 768] on the CPU, not normalised."""
@@ -76,7 +82,13 @@ class Encoder:
                 vector, so memory, processor or card are at fault.
 
         """
+        if self.device.type == "cuda":  # a GPU needs no thread of its own, and changing threads takes a tenth of a pass
+            return self._encode(token_ids)
         return self.submit(token_ids).result()
+
+    def computed_again(self) -> int:
+        """Return how many texts float16 could not hold, so that float32 computed them again."""
+        return getattr(self.model, "computed_again", 0)
 
     def _encode(self, token_ids: Sequence[Sequence[int]]) -> Float32Array:
         try:
@@ -121,11 +133,20 @@ def load_encoder(folder: Path, engine: str = "native", dtype: str = "auto") -> E
 
     in_flight = DEPTH if device.type == "cuda" and engine == "native" else 1
     thread = ThreadPoolExecutor(max_workers=in_flight, thread_name_prefix="encoder")
-    model, limits = thread.submit(load).result(), (_TOKENS_PER_BATCH[device.type], _PASS_TIMEOUT[device.type])
-    return Encoder(model, thread, device, chosen, *limits, in_flight)
+    model = thread.submit(load).result()
+    return Encoder(model, thread, device, chosen, _tokens_per_batch(device), _PASS_TIMEOUT[device.type], in_flight)
 
 
-def prepare_kernels(folder: Path, engine: str, dtype: str) -> None:
+def _tokens_per_batch(device: torch.device) -> int:
+    """Return how many tokens a forward pass has by default: what is fast, and fits into the memory that is left."""
+    fast = _TOKENS_PER_BATCH[device.type]
+    if device.type == "cpu":
+        return fast
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(_TOKENS_PER_BATCH["cpu"], min(fast, free // _BYTES_PER_TOKEN))
+
+
+def prepare_kernels(engine: str, dtype: str, folder: Path) -> None:
     """Compile what `load_encoder` will need on this device, while the weights are coming; only config.json is read."""
     device = choose_device()
     if engine == "native":

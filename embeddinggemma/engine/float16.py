@@ -27,6 +27,12 @@ class Float16Model:
         half = EmbeddingGemma.load(folder, device, dtype)
         return cls(half, EmbeddingGemma.load(folder, device, torch.float32, half.token_embedding))
 
+    @property
+    def operators(self) -> str:
+        """See EmbeddingGemma.operators."""
+        return self.half.operators
+
+    @torch.inference_mode()
     def encode(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
         """See EmbeddingGemma.encode."""
         vectors = self.half.encode(token_ids)

@@ -135,18 +135,38 @@ def _attend(
     tl.store(attended + (row[:, None] * HEADS + head) * SIZE + column, result, mask=row[:, None] < end)
 
 
+@triton.jit
+def _mean_pool(x, cu_seqlens, pooled, HIDDEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """pooled = the mean of each text's rows of x [tokens, HIDDEN], 0 if it has none; one program for COLUMNS of a text.
+
+    Saves the list of rows, and the long texts' time: PyTorch's operator adds up a column in one thread.
+    """
+    text, column = tl.program_id(0), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    begin, end = tl.load(cu_seqlens + text), tl.load(cu_seqlens + text + 1)
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in tl.range(begin, end, ROWS):
+        row = start + tl.arange(0, ROWS)[:, None]
+        total += tl.load(x + row * HIDDEN + column, mask=(row < end) & (column < HIDDEN), other=0.0)
+    mean = tl.sum(total, 0) / tl.maximum(end - begin, 1)
+    tl.store(pooled + text.to(tl.int64) * HIDDEN + column, mean, mask=column < HIDDEN)
+
+
 _NO_WINDOW = 1 << 30
+_POOLED_ROWS, _POOLED_COLUMNS = 32, 128  # of one step of _mean_pool
 _BLOCK = 1024  # values of one program of _gelu_gated
 
 
 class FusedOperators(Operators):
     """The steps as kernels; formulas and arguments as in Operators."""
 
-    name = "triton"
-
     def __init__(self, config: Config, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(config, device, dtype)
         self._hidden = {"HIDDEN": config.hidden_size, "PADDED": triton.next_power_of_2(config.hidden_size)}
+
+    @property
+    def name(self) -> str:
+        """See Operators."""
+        return "triton" if self.recordable else "triton, attention plain"
 
     @property
     def recordable(self) -> bool:
@@ -191,6 +211,14 @@ class FusedOperators(Operators):
         _turn[len(mixed),](mixed, norms, eps, table, rotation.positions, HEADS=heads, PADDED=padded, SIZE=size)
         query, key, value = mixed.split(((heads - 1) * size, size, size), dim=1)
         return query.unflatten(1, (-1, size)), key, value
+
+    def pool(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        """See Operators."""
+        texts, hidden = len(cu_seqlens) - 1, x.shape[1]
+        pooled = torch.empty(texts, hidden, device=x.device)
+        columns = triton.cdiv(hidden, _POOLED_COLUMNS)
+        _mean_pool[texts, columns](x, cu_seqlens, pooled, HIDDEN=hidden, ROWS=_POOLED_ROWS, COLUMNS=_POOLED_COLUMNS)
+        return pooled
 
 
 class FusedGated:

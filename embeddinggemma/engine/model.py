@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from embeddinggemma.engine.checkpoint import SLIDING, Config, TensorFile
 from embeddinggemma.engine.linear import Linear
@@ -163,6 +162,11 @@ class EmbeddingGemma:
         with torch.inference_mode():
             return cls(folder, proved_operators(Config.load(folder / "config.json"), device, dtype), token_embedding)
 
+    @property
+    def operators(self) -> str:
+        """Return what computes the steps between the products."""
+        return self.run.name
+
     @torch.inference_mode()
     def encode(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
         """Embed each text's token ids: float32 [texts, size] on the CPU, mean-pooled, projected, not unit.
@@ -200,7 +204,7 @@ class EmbeddingGemma:
 
     def forward(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
         """Return the vectors, float32 [texts, size], of ids, int32 [tokens]: on the device, without waiting for it."""
-        return self.projection(mean_pool(self._states(ids, packing), packing.cu_seqlens))
+        return self.projection(self.run.pool(self._states(ids, packing), packing.cu_seqlens))
 
     def _states(self, ids: torch.Tensor, packing: Packing) -> torch.Tensor:
         x, normed = self.run.embed(ids, self.token_embedding, self.first_factor)
@@ -223,12 +227,6 @@ class EmbeddingGemma:
         wrong = int(np.flatnonzero((batch.ids < 0) | (batch.ids >= vocabulary))[0])
         text = batch.order[int(np.searchsorted(np.cumsum(batch.lengths), wrong, side="right"))]
         raise ValueError(f"token_ids[{text}] has an id outside the vocabulary, 0 to {vocabulary - 1}")
-
-
-def mean_pool(x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
-    """Return the mean of each text's rows (a "bag" of consecutive rows), [texts, hidden], of x [tokens, hidden]."""
-    rows = torch.arange(len(x), device=x.device, dtype=cu_seqlens.dtype)
-    return F.embedding_bag(rows, x, cu_seqlens, mode="mean", include_last_offset=True)
 
 
 def projection(folder: Path, config: Config) -> torch.Tensor:

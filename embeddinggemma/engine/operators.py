@@ -45,11 +45,14 @@ class Operators:
     their dtype. A factor [hidden] is applied after a norm, unless it is folded into the matrix that follows (None).
     """
 
-    name = "plain"
-
     def __init__(self, config: Config, device: torch.device, dtype: torch.dtype) -> None:
         self.config, self.device, self.dtype = config, device, dtype
         self.attend: Attention = banded_attention if device.type == "cpu" else grouped_attention
+
+    @property
+    def name(self) -> str:
+        """What they are made of, for people who compare machines."""
+        return "plain"
 
     @property
     def recordable(self) -> bool:
@@ -105,6 +108,11 @@ class Operators:
         query = torch.view_as_real(pairs[:, :-1] * rotation.rows).flatten(2).to(self.dtype)
         key = torch.view_as_real(pairs[:, -1:] * rotation.rows).flatten(1).to(self.dtype)
         return query, key, mixed[:, -head_dim:]
+
+    def pool(self, x: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+        """Return the mean of each text's rows (a "bag" of consecutive rows), [texts, hidden], of x [tokens, hidden]."""
+        rows = torch.arange(len(x), device=x.device, dtype=cu_seqlens.dtype)
+        return F.embedding_bag(rows, x, cu_seqlens, mode="mean", include_last_offset=True)
 
     def _normed(self, x: torch.Tensor, factor: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
         normed = rms_norm(x, self.config.rms_norm_eps)

@@ -11,7 +11,7 @@ host, each batch has a slot of its own, and gives it back only when the card is 
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 from threading import Lock
 from typing import Any
@@ -26,9 +26,10 @@ log = logging.getLogger(__name__)
 DEPTH = 2
 """Batches on their way through a GPU at once, one thread each."""
 
-# Tokens of the recorded passes. Up to 256, a pass takes about 1 ms whatever its tokens; above, steps of a third to a
-# half bound the share that fills it up. Above 16,384, a pass keeps the card busy for longer than its launches take.
-_RECORDED_TOKENS = (16, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384)
+# Tokens of the recorded passes. Up to 256, a pass takes about 0.8 ms whatever its tokens (on an H200); above, steps of
+# a third to a half bound the share that fills it up. Above 8,192, a pass keeps the card busy for longer than its
+# launches take.
+_RECORDED_TOKENS = (16, 64, 128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 _TOKENS_PER_TEXT = 8  # the prompts alone have about as many
 
 Forward = Callable[[torch.Tensor, Packing], torch.Tensor]
@@ -41,15 +42,12 @@ class Pipeline:
         """Record `forward`, (ids, packing) -> [texts, size], where the operators allow it."""
         self._forward, self._device = forward, run.device
         self._launching = Lock()
-        self._slots: SimpleQueue[Slot] = SimpleQueue()
-        if run.device.type == "cuda":
-            for _ in range(DEPTH):
-                self._slots.put(Slot())
+        self._slots = _slots([Slot() for _ in range(DEPTH)]) if run.device.type == "cuda" else None
         self._passes = _record(forward, run.device) if run.recordable else []
 
     def encode(self, batch: Batch) -> torch.Tensor:
         """Return the vectors of a batch in its order, float32 [texts, size] on the CPU."""
-        if self._device.type == "cpu":
+        if self._slots is None:
             return self._forward(*packed(batch, self._device))
         slot = self._slots.get()
         try:
@@ -79,6 +77,13 @@ class Pipeline:
             return fetched
         finally:
             slot.done.record()
+
+
+def _slots(slots: "Iterable[Slot]") -> "SimpleQueue[Slot]":
+    free: SimpleQueue[Slot] = SimpleQueue()
+    for slot in slots:
+        free.put(slot)
+    return free
 
 
 def packed(batch: Batch, device: torch.device) -> tuple[torch.Tensor, Packing]:

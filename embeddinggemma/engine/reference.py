@@ -14,6 +14,8 @@ _FIRST_BIDIRECTIONAL_TRANSFORMERS = (4, 57)
 class SentenceTransformersModel:
     """EmbeddingGemma through all of sentence-transformers' modules except the last, Normalize."""
 
+    operators = "plain"
+
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
         """Load the model from a verified folder, without a request to any hub.
 

@@ -66,11 +66,27 @@ class WeightsInBackground:
             WeightsError, ManifestError: as for ensure_weights.
 
         """
-        if path not in self._missing:
-            return None
+        return _timed(load, self._folder_with(path)) if path in self._missing else None
+
+    def in_background(self, path: str, prepare: Callable[[Path], None]) -> None:
+        """Call `prepare(folder)` in a thread as soon as a file is there, verified or not: only for what can be wasted.
+
+        Its errors are logged, and no one waits for it.
+        """
+
+        def run() -> None:
+            try:
+                prepare(self._folder_with(path))
+            except Exception as error:
+                log.warning("load: nothing was prepared: %s", error)
+
+        threading.Thread(target=run, daemon=True).start()
+
+    def _folder_with(self, path: str) -> Path:
+        """Return the folder once it holds a file."""
         while not (self._folder / path).exists() and not wait([self._verified], timeout=_POLL_INTERVAL).done:
             pass
-        return _timed(load, self._folder if (self._folder / path).exists() else self._verified.result())
+        return self._folder if (self._folder / path).exists() else self._verified.result()
 
     def load(self, load: Callable[[Path], Loaded]) -> Loaded:
         """Return `load(folder)` once all files of the folder are verified.

@@ -13,6 +13,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from embeddinggemma.engine import encoder as encoder_module
 from embeddinggemma.engine import reference as reference_module
 from embeddinggemma.engine.contract import DTYPES, ENGINES, BatchTooLargeError, BrokenEncoderError, Float32Array
 from embeddinggemma.engine.encoder import Encoder, has_bfloat16, load_encoder
@@ -103,16 +104,34 @@ def test_every_engine_and_dtype_embeds(small_model: Path, engine: str, dtype: st
         with pytest.raises(ValueError, match="bfloat16, which this cpu does not have"):
             load_encoder(small_model, engine, dtype)
         return
+    if dtype == "float16":
+        with pytest.raises(ValueError, match="float16, which is for GPUs"):
+            load_encoder(small_model, engine, dtype)
+        return
     ids = [text.ids for text in Tokenizer(small_model).tokenize(TEXTS)]
     exact = finish(load_encoder(small_model).encode(ids), 768, True, "float32")
     ours = finish(load_encoder(small_model, engine, dtype).encode(ids), 768, True, "float32")
     assert (ours * exact).sum(axis=1).min() > 0.99
 
 
-@pytest.mark.parametrize(("engine", "dtype"), [("onnx", "auto"), ("native", "float16"), ("native", "int8")])
+@pytest.mark.parametrize(("engine", "dtype"), [("onnx", "auto"), ("native", "float64"), ("native", "int8")])
 def test_an_engine_or_dtype_that_does_not_exist_is_refused(small_model: Path, engine: str, dtype: str) -> None:
     with pytest.raises(ValueError, match=r"(engine|dtype) is .* must be one of"):
         load_encoder(small_model, engine, dtype)
+
+
+def test_the_reference_in_float16_is_refused(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder_module, "choose_dtype", lambda *_: torch.float16)
+    with pytest.raises(ValueError, match="float16, which engine sentence-transformers does not have"):
+        load_encoder(small_model, "sentence-transformers", "float16")
+
+
+@pytest.mark.parametrize(("free", "tokens"), [(80 * 2**30, 8192), (512 * 2**20, 4096), (0, 2048)])
+def test_a_card_with_little_memory_gets_smaller_batches(
+    monkeypatch: pytest.MonkeyPatch, free: int, tokens: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
+    assert encoder_module._tokens_per_batch(torch.device("cuda")) == tokens
 
 
 def test_causal_attention_is_refused(small_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +153,8 @@ def test_a_transformers_that_computes_causal_attention_is_refused(
 
 class FailingModel:
     """A model whose forward pass does not end in good vectors."""
+
+    operators = "plain"
 
     def __init__(self, forward: Callable[[], torch.Tensor]) -> None:
         self.forward = forward

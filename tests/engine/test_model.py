@@ -98,11 +98,6 @@ def test_ids_the_model_cannot_read_are_refused(small: EmbeddingGemma, ids: list[
         small.encode([[2, 1], ids])
 
 
-def test_float16_is_refused(small_model: Path) -> None:
-    with pytest.raises(ValueError, match="float16"):
-        EmbeddingGemma.load(small_model, CPU, torch.float16)
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [
