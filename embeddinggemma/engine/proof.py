@@ -61,12 +61,12 @@ def _proved_operators(config: Config, device: torch.device, dtype: torch.dtype) 
     plain = Operators(config, device, dtype)
     if device.type == "cpu":
         return plain
-    started = time.perf_counter()
     try:
         from embeddinggemma.engine.kernels import FusedOperators, TileAttention
     except ImportError as error:
         log.warning("kernels: none, plain operators instead: %s", error)
         return plain
+    started = time.perf_counter()
     fused = FusedOperators(config, device, dtype)
     tiled = dtype != torch.float32 and torch.cuda.get_device_capability(device) >= (8, 0)
     choices = [TileAttention(*choice) for choice in _ATTENTION_CHOICES] if tiled else []

@@ -47,7 +47,7 @@ WRONG = {
         change=_causal,
         variables={"EMBEDDINGGEMMA_ENGINE": "sentence-transformers"},
     ),
-    "float16": Wrong("EMBEDDINGGEMMA_DTYPE is 'float16'", variables={"EMBEDDINGGEMMA_DTYPE": "float16"}),
+    "float16 on a CPU": Wrong("dtype is float16, which is for GPUs", variables={"EMBEDDINGGEMMA_DTYPE": "float16"}),
     "a tokenizer that splits differently": Wrong(
         "tokenizer.json is not EmbeddingGemma's", "tokenizer.json", lambda tokenizer: tokenizer | {"normalizer": None}
     ),
