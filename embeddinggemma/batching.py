@@ -1,6 +1,6 @@
 """Texts to batches: from all requests that arrive while a forward pass runs, or from one list of texts.
 
-One task owns the queue, so nothing here needs a lock, and takes a batch as soon as the encoder has room for one, so an
+One task owns the queue, so nothing here needs a lock. It takes a batch as soon as the encoder has room for one, so an
 idle server answers a single request at once. A batch is limited by its tokens, because they decide what a forward pass
 costs.
 """
@@ -29,7 +29,8 @@ class Encoded:
     queue_ms: float
     """From arrival until a batch took the first text."""
     encode_ms: float
-    """Time of the forward passes that had texts of this request."""
+    """Time of the forward passes that had texts of this request, added up. With two in flight, each has its wait for
+    the other in it, so this can exceed the time of the request."""
     batch_texts: int
     """Texts in the largest of these passes, of all requests together."""
 
@@ -189,6 +190,11 @@ class Batcher:
                 return await asyncio.wrap_future(self._submit(texts))
         except TimeoutError:
             raise BrokenEncoderError(f"a forward pass gave no answer for {self._pass_timeout:g} s") from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task and task.cancelling():
+                raise
+            raise BrokenEncoderError("the encoder gave up a forward pass") from None
 
 
 def _split(batch: _Batch, error: Exception) -> list[_Batch]:

@@ -105,7 +105,7 @@ def _compared(embedder: Embedder, folder: Path) -> Iterator[str]:
         sys.exit(f"the comparison needs sentence-transformers and transformers, as in requirements.txt: {error}")
     theirs = _units(np.concatenate([thread.submit(reference.encode, [ids]).result().numpy() for ids in token_ids]))
     together = embedder.encode(token_ids)
-    alone = np.concatenate([embedder.encode([ids]) for ids in token_ids])  # on a GPU a short text has its own path
+    alone = np.concatenate([embedder.encode([ids]) for ids in token_ids])
     for company, ours in (("together", together), ("alone", alone)):
         yield from differences(company, _units(ours), theirs, _min_cosine(embedder))
 
@@ -177,11 +177,11 @@ def speed_lines(embedder: Embedder) -> Iterator[str]:
         token_ids = _token_ids(workload.lengths)
         tokens = sum(workload.lengths)
         calls: list[Callable[[], object]] = [lambda ids=token_ids: embedder.encode(ids)]  # type: ignore[misc]
-        limited = native and (device == "cpu" or tokens > embedder.tokens_per_batch)
-        if limited:
+        bounded = native and (device == "cpu" or tokens > embedder.tokens_per_batch)
+        if bounded:
             calls.append(lambda count=tokens: multiply(embedder, count))  # type: ignore[misc]
         seconds = _medians(calls)
-        share = f" {seconds[1] / seconds[0]:.0%} |" if limited else " |" if native else ""
+        share = f" {seconds[1] / seconds[0]:.0%} |" if bounded else " |" if native else ""
         yield f"| {workload.name} | {seconds[0] * 1000:,.2f} ms | {tokens / seconds[0]:,.0f} |{share}"
 
 

@@ -58,9 +58,8 @@ class Embedder:
         """
         settings = settings or Settings.from_environment()
         manifest = manifest or pinned_manifest(settings)
-        os.environ.setdefault(
-            "TRITON_CACHE_DIR", str(settings.store.cache / "kernels")
-        )  # a warm cache compiles nothing
+        # Kept from one start to the next, so that a warm container compiles nothing.
+        os.environ.setdefault("TRITON_CACHE_DIR", str(settings.store.cache / "kernels"))
         with WeightsInBackground(manifest, settings.store) as weights:
             from embeddinggemma.engine.encoder import choose_device, choose_dtype, load_encoder, prepare_kernels
 

@@ -84,13 +84,14 @@ class TrafficLog:
         self._timer = loop.call_later(self._seconds, self._write, context=Context())
 
     def _write(self) -> None:
-        log.info("served: %s", json.dumps(self._line(self._period)))
-        self._again_before = self._computed_again()
+        again = self._computed_again()
+        log.info("served: %s", json.dumps(self._line(self._period, again - self._again_before)))
+        self._again_before = again
         self._period, self._timer = _Period(most_at_once=self._at_once), None
         if self._at_once:
             self._set_timer()
 
-    def _line(self, period: _Period) -> dict[str, float | None]:
+    def _line(self, period: _Period, computed_again: int) -> dict[str, float | None]:
         answered = len(period.milliseconds)
         p50, p99 = np.percentile(period.milliseconds, (50, 99)).round(1).tolist() if answered else (None, None)
         return {
@@ -99,7 +100,7 @@ class TrafficLog:
             "failed": period.failed,
             "cancelled": period.cancelled,
             "texts": period.texts,
-            "computed_again": self._computed_again() - self._again_before,
+            "computed_again": computed_again,
             "tokens_per_s": round(period.tokens / self._seconds, 1),
             "p50_ms": p50,
             "p99_ms": p99,

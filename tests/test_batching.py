@@ -29,7 +29,7 @@ class RecordingEncoder:
         self.entered = threading.Semaphore(0)
         self.may_continue = threading.Event()
         self.may_continue.set()
-        self.thread = ThreadPoolExecutor(max_workers=2)
+        self.thread = ThreadPoolExecutor(max_workers=4)
 
     def submit(self, token_ids: Texts) -> Future[Float32Array]:
         return self.thread.submit(self._encode, token_ids)
@@ -298,7 +298,7 @@ def test_with_two_in_flight_a_second_batch_is_handed_over_and_no_third() -> None
         held = await _hold(encoder, batcher)
         second = await _waiting(_vectors(batcher, _text(1, 10)))
         await asyncio.to_thread(encoder.entered.acquire)
-        third = await _waiting(*(_vectors(batcher, _text(i, 10)) for i in (2, 3)))
+        third = [*await _waiting(_vectors(batcher, _text(2, 10))), *await _waiting(_vectors(batcher, _text(3, 10)))]
         await asyncio.sleep(0.05)
         assert len(encoder.batches) == 2
         encoder.may_continue.set()
@@ -333,15 +333,30 @@ def test_with_two_in_flight_short_memory_halves_the_batch_that_was_too_large() -
 
 def test_with_two_in_flight_a_broken_encoder_fails_both_batches() -> None:
     async def test(encoder: RecordingEncoder, batcher: Batcher) -> None:
-        held = await _hold(encoder, batcher)
-        broken = await _waiting(_vectors(batcher, _text(FATAL, 10)))
+        held, hold = await _hold(encoder, batcher), encoder.may_continue
+        encoder.may_continue = threading.Event()  # of later batches; the first waits for its own
         encoder.may_continue.set()
+        broken = await _waiting(_vectors(batcher, _text(FATAL, 10)))
         answers = await asyncio.gather(held, *broken, return_exceptions=True)
-        assert isinstance(answers[1], BrokenEncoderError)
+        assert [type(answer) for answer in answers] == [BrokenEncoderError] * 2
+        hold.set()
         with pytest.raises(BrokenEncoderError, match="the card fell off the bus"):
             batcher.check()
 
     _run(test, in_flight=2)
+
+
+def test_a_pass_that_the_encoder_gives_up_leaves_no_request_waiting() -> None:
+    async def test(*_: object) -> None:
+        def given_up(_: Texts) -> Future[Float32Array]:
+            future: Future[Float32Array] = Future()
+            future.cancel()
+            return future
+
+        with pytest.raises(BrokenEncoderError, match="the encoder gave up a forward pass"):
+            await _vectors(Batcher(given_up, 100), _text(1, 1))
+
+    _run(test)
 
 
 def test_an_encoder_thread_that_died_leaves_no_request_waiting() -> None:

@@ -30,3 +30,11 @@ def test_a_bad_request_is_refused_with_the_reason(inputs: dict[str, Any], messag
 
 def test_1024_texts_are_allowed() -> None:
     assert len(check_request(**DEFAULTS | {"texts": ["a"] * 1024}).prompted) == 1024
+
+
+@pytest.mark.parametrize(
+    ("texts", "small"),
+    [(["short"], True), (["short"] * 4, True), (["short"] * 5, False), (["x" * 1900], True), (["x" * 2001], False)],
+)
+def test_a_request_is_small_by_its_texts_and_their_characters(texts: list[str], small: bool) -> None:
+    assert check_request(**DEFAULTS | {"texts": texts}).is_small is small

@@ -18,7 +18,7 @@ from embeddinggemma.engine.packing import Packing
 BAND = 256
 # Tokens; for longer texts a product per text is faster than a batched product (measured, float32). Lower than the
 # window, so that batched texts need no mask.
-MAX_GROUPED_TOKENS = 128
+MAX_BATCHED_TOKENS = 128
 
 
 # (query [tokens, heads, head_dim], key [tokens, head_dim], value [tokens, head_dim], packing, window)
@@ -75,10 +75,10 @@ def banded_attention(
     queries, and each band meets only the keys that its window reaches.
     """
     value = value.contiguous()  # as `product` requires
-    grouped = MAX_GROUPED_TOKENS if window is None else min(MAX_GROUPED_TOKENS, window)
+    batched = MAX_BATCHED_TOKENS if window is None else min(MAX_BATCHED_TOKENS, window)
     attended: list[torch.Tensor] = []
-    for start, texts, length in _groups(packing.lengths):
-        if length <= grouped:
+    for start, texts, length in _runs(packing.lengths):
+        if length <= batched:
             rows = slice(start, start + texts * length)
             attended.append(_whole_texts(query[rows], key[rows], value[rows], texts))
             continue
@@ -88,7 +88,7 @@ def banded_attention(
     return torch.cat(attended) if len(attended) > 1 else attended[0]
 
 
-def _groups(lengths: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
+def _runs(lengths: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
     """Yield (first row, texts, tokens per text) of each run of neighbouring texts of equal length."""
     start = 0
     for length, run in groupby(lengths):

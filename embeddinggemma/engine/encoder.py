@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 # Tokens of one forward pass. On a CPU 2,048 is where throughput levels off (measured on two cores, tokens/s at 512,
 # 1,024, 2,048 and 4,096: 1,550, 1,634, 1,658, 1,593 in float32; 2,406, 2,590, 2,709, 2,759 in bfloat16). On an H200
-# 8,192 is (million tokens/s of mixed texts at 2,048, 4,096, 8,192 and 16,384: 1.04, 1.39, 1.57, 1.54).
+# 8,192 is (million tokens/s of mixed texts at 2,048, 4,096, 8,192 and 16,384: 1.04, 1.38, 1.57, 1.60); more would make
+# a short text wait longer behind them.
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 8192}
 # Of a card's memory, for each token: float32 needs the most, with texts of 2,048 tokens and their scores.
 _BYTES_PER_TOKEN = 128 * 1024
@@ -35,7 +36,7 @@ _PASS_TIMEOUT = {"cpu": 600.0, "cuda": 120.0}
 # PyTorch has no exception types for these errors. What its allocators and libraries say if memory is short ...
 _NO_MEMORY = re.compile("out of memory|can't allocate memory|bad_alloc|ALLOC_FAILED")
 # ... and if the driver failed: most of these errors end the CUDA context, and none leaves it reliable.
-_DEVICE_FAILED = re.compile("CUDA (driver )?error")
+_DEVICE_FAILED = re.compile(r"CUDA (driver )?error|Triton Error \[CUDA\]")
 
 
 class Model(Protocol):
@@ -44,6 +45,10 @@ class Model(Protocol):
     @property
     def operators(self) -> str:
         """What computes the steps between the matrix products: plain operators, or kernels."""
+
+    @property
+    def computed_again(self) -> int:
+        """Texts so far that float16 could not hold, so that float32 computed them again."""
 
     def encode(self, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return the raw vector of each text: float32 [texts, 768] on the CPU, not normalised."""
@@ -58,8 +63,8 @@ class Encoder:
 
     OpenMP gives every computing thread its own team of workers. With two teams there are more workers than cores, and
     libgomp lets them sleep between two operations: a short text then takes twice as long (measured: 32 ms instead of
-    15). So everything that computes with torch, loading included, runs in `thread`: one thread, and on a GPU, which
-    computes itself, as many as there are batches in flight.
+    15). So everything that computes with torch, loading included, runs in `thread`. A GPU computes itself: there
+    `thread` has as many threads as there are batches in flight, and `encode` computes in the caller's.
     """
 
     model: Model
@@ -75,7 +80,7 @@ class Encoder:
 
     def submit(self, token_ids: Sequence[Sequence[int]]) -> Future[Float32Array]:
         """Return the future raw vector of each text, float32 [texts, 768], not normalised; errors as for `encode`."""
-        return self.thread.submit(self._encode, token_ids)
+        return self.thread.submit(self._encode_in_thread, token_ids)
 
     def encode(self, token_ids: Sequence[Sequence[int]]) -> Float32Array:
         """Return the raw vector of each text, float32 [texts, 768], not normalised.
@@ -86,18 +91,24 @@ class Encoder:
                 vector, so memory, processor or card are at fault.
 
         """
-        if self.device.type == "cuda":  # a GPU needs no thread of its own, and changing threads takes a tenth of a pass
+        if self.in_flight > 1:  # the model takes calls from any thread, and changing threads takes a tenth of a pass
             return self._encode(token_ids)
         return self.submit(token_ids).result()
 
     def computed_again(self) -> int:
         """Return how many texts float16 could not hold, so that float32 computed them again."""
-        return getattr(self.model, "computed_again", 0)
+        return self.model.computed_again
+
+    def _encode_in_thread(self, token_ids: Sequence[Sequence[int]]) -> Float32Array:
+        try:
+            return self._encode(token_ids)
+        except (KeyboardInterrupt, SystemExit) as error:  # would end the event loop that waits for the answer
+            raise BrokenEncoderError(str(error) or type(error).__name__) from None
 
     def _encode(self, token_ids: Sequence[Sequence[int]]) -> Float32Array:
         try:
             vectors = self.model.encode(token_ids).numpy()
-        except BaseException as error:  # SystemExit too: it would end the event loop that waits for the answer
+        except Exception as error:
             failure = _explained(error)
         else:
             if np.isfinite(vectors).all():
@@ -151,7 +162,7 @@ def _tokens_per_batch(device: torch.device) -> int:
 
 
 def prepare_kernels(engine: str, dtype: str, folder: Path) -> None:
-    """Compile what `load_encoder` will need on this device, while the weights are coming; only config.json is read."""
+    """Compile the kernels for this device while the weights are coming: only config.json is read."""
     device = choose_device()
     if device.type == "cuda":
         started = time.perf_counter()
@@ -161,12 +172,12 @@ def prepare_kernels(engine: str, dtype: str, folder: Path) -> None:
         proved_operators(Config.load(folder / "config.json"), device, choose_dtype(dtype, device))
 
 
-def _explained(error: BaseException) -> Exception:
+def _explained(error: Exception) -> Exception:
     """Return what the error of a forward pass means for later batches."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or _NO_MEMORY.search(str(error)):
         return BatchTooLargeError(str(error) or "MemoryError")
-    if _DEVICE_FAILED.search(str(error)) or not isinstance(error, Exception):
-        return BrokenEncoderError(str(error) or type(error).__name__)
+    if _DEVICE_FAILED.search(str(error)):
+        return BrokenEncoderError(str(error))
     return error
 
 
@@ -193,7 +204,7 @@ def _load_model(engine: str, dtype: torch.dtype) -> _LoadModel:
 
 def choose_device() -> torch.device:
     """Return the GPU, or the CPU if there is no GPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -7,6 +7,7 @@ norm, and reaches the text's vector; float32 computes that text again.
 
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 
 import torch
 
@@ -19,7 +20,8 @@ class Float16Model:
     def __init__(self, half: EmbeddingGemma, exact: EmbeddingGemma) -> None:
         self.half, self.exact = half, exact
         self.computed_again = 0
-        """Texts whose vector was not finite in float16."""
+        """See encoder.Model."""
+        self._counting = Lock()
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> "Float16Model":
@@ -38,7 +40,8 @@ class Float16Model:
         vectors = self.half.encode(token_ids)
         overflowed = (~vectors.isfinite().all(dim=1)).nonzero().flatten().tolist()
         if overflowed:
-            self.computed_again += len(overflowed)
+            with self._counting:
+                self.computed_again += len(overflowed)
             vectors[overflowed] = self.exact.encode([token_ids[position] for position in overflowed])
         return vectors
 

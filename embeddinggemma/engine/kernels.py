@@ -104,24 +104,28 @@ def _attend(
     over blocks of KEYS keys, so no score is ever written (FlashAttention, arXiv 2205.14135). A grid made of tiles saves
     the empty programs that a grid for the longest text has for every shorter text.
     """
-    head, tile = tl.program_id(0), tl.program_id(1)
+    head, tile = tl.program_id(0) % HEADS, tl.program_id(0) // HEADS
     text, first = tl.load(tile_texts + tile), tl.load(tile_rows + tile)
     begin, end = tl.load(cu_seqlens + text), tl.load(cu_seqlens + text + 1)
     if first >= end:  # a batch with fewer tiles than its graph has the rest of them outside every text
         return
+    # From here on rows are counted within the text, so that their products with a stride fit into 32 bits.
+    text_begin = begin.to(tl.int64)
+    length, first = end - begin, first - begin
     column = tl.arange(0, SIZE)[None, :]
     row = first + tl.arange(0, ROWS)
     # A row outside the text is read as the text's last; it is masked below, or not written.
-    place = tl.minimum(row, end - 1)[:, None]
-    queries = tl.load(query + place * STRIDE + head * SIZE + column)
+    place = tl.minimum(row, length - 1)[:, None]
+    queries = tl.load(query + text_begin * STRIDE + head * SIZE + place * STRIDE + column)
     most = tl.full((ROWS,), -1e30, tl.float32)  # finite: a block may hide all its keys from a row
     total = tl.zeros((ROWS,), tl.float32)
     result = tl.zeros((ROWS, SIZE), tl.float32)
-    last = tl.minimum(end, first + ROWS + window)
-    for start in tl.range(tl.maximum(begin, first - window), last, KEYS):
+    keys, values = key + text_begin * STRIDE, value + text_begin * STRIDE
+    last = tl.minimum(length, first + ROWS + window)
+    for start in tl.range(tl.maximum(0, first - window), last, KEYS):
         other = start + tl.arange(0, KEYS)
-        block = tl.minimum(other, end - 1)[:, None] * STRIDE + column
-        scores = tl.dot(queries, tl.load(key + block).T) * _LOG2_E
+        block = tl.minimum(other, length - 1)[:, None] * STRIDE + column
+        scores = tl.dot(queries, tl.load(keys + block).T) * _LOG2_E
         distance = row[:, None] - other[None, :]
         visible = (other[None, :] < last) & (distance <= window) & (distance >= -window)
         scores = tl.where(visible, scores, float("-inf"))
@@ -129,10 +133,11 @@ def _attend(
         weights, shrink = tl.exp2(scores - higher[:, None]), tl.exp2(most - higher)
         total = total * shrink + tl.sum(weights, 1)
         result = result * shrink[:, None]
-        result = tl.dot(weights.to(value.dtype.element_ty), tl.load(value + block), result)
+        result = tl.dot(weights.to(value.dtype.element_ty), tl.load(values + block), result)
         most = higher
     result = (result / total[:, None]).to(attended.dtype.element_ty)
-    tl.store(attended + (row[:, None] * HEADS + head) * SIZE + column, result, mask=row[:, None] < end)
+    written = attended + text_begin * (HEADS * SIZE) + head * SIZE
+    tl.store(written + row[:, None] * (HEADS * SIZE) + column, result, mask=row[:, None] < length)
 
 
 @triton.jit
@@ -143,11 +148,12 @@ def _mean_pool(x, cu_seqlens, pooled, HIDDEN: tl.constexpr, ROWS: tl.constexpr, 
     """
     text, column = tl.program_id(0), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     begin, end = tl.load(cu_seqlens + text), tl.load(cu_seqlens + text + 1)
+    length, rows = end - begin, x + begin.to(tl.int64) * HIDDEN
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for start in tl.range(begin, end, ROWS):
+    for start in tl.range(0, length, ROWS):
         row = start + tl.arange(0, ROWS)[:, None]
-        total += tl.load(x + row * HIDDEN + column, mask=(row < end) & (column < HIDDEN), other=0.0)
-    mean = tl.sum(total, 0) / tl.maximum(end - begin, 1)
+        total += tl.load(rows + row * HIDDEN + column, mask=(row < length) & (column < HIDDEN), other=0.0)
+    mean = tl.sum(total, 0) / tl.maximum(length, 1)
     tl.store(pooled + text.to(tl.int64) * HIDDEN + column, mean, mask=column < HIDDEN)
 
 
@@ -252,7 +258,7 @@ class TileAttention:
         """Return [tokens, heads * head_dim]."""
         tokens, heads, size = query.shape
         attended = torch.empty(tokens, heads * size, device=query.device, dtype=query.dtype)
-        _attend[heads, len(packing.tile_rows)](
+        _attend[heads * len(packing.tile_rows),](
             query, key, value, attended, packing.cu_seqlens, packing.tile_rows, packing.tile_texts,
             _NO_WINDOW if window is None else window, STRIDE=query.stride(0), HEADS=heads, SIZE=size, ROWS=TILE,
             KEYS=self._keys, **self._launch,

@@ -5,9 +5,11 @@ come from transformers' `modeling_gemma3.py` and from sentence-transformers' Poo
 
 Three things make it fast:
 
-- Packing: the tokens of all texts lie end to end in one [tokens, hidden] matrix; nothing is ever padded.
+- Packing: the tokens of all texts lie end to end in one [tokens, hidden] matrix; no text is padded, but where attention
+  needs it.
 - Fusing at load time, exact up to rounding: query, key and value are one matrix; a norm's (1 + weight) is folded into
-  the matrix that follows it; the two dense layers, which have no activation between them, are one matrix.
+  the matrix that follows it, except in float16; the two dense layers, which have no activation between them, are one
+  matrix.
 - Between the products, operators made for the device, `operators.py` and `kernels.py`.
 
 Weights and inputs of the matrix products have the model's dtype. The residual stream, norms, rotations, pooling and
@@ -74,8 +76,8 @@ class Layer:
         up = tensors.matrix(f"{name}.mlp.up_proj", inner, hidden) * self.scale
         down = tensors.matrix(f"{name}.mlp.down_proj", hidden, inner)
 
-        # Of the norms before the four products: those before attention belong to this layer and, applied at this
-        # layer's end, to the next.
+        # A norm comes before attention and before the MLP. The one before attention is applied at the end of the layer
+        # before, where the residual stream is in the registers.
         attention_norm, mlp_norm = (
             tensors.norm(f"{name}.{norm}", hidden) for norm in ("input_layernorm", "pre_feedforward_layernorm")
         )
@@ -161,6 +163,9 @@ class EmbeddingGemma:
         """
         with torch.inference_mode():
             return cls(folder, proved_operators(Config.load(folder / "config.json"), device, dtype), token_embedding)
+
+    computed_again = 0
+    """See encoder.Model; float16.py has texts that are computed again."""
 
     @property
     def operators(self) -> str:

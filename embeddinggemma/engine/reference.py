@@ -15,6 +15,7 @@ class SentenceTransformersModel:
     """EmbeddingGemma through all of sentence-transformers' modules except the last, Normalize."""
 
     operators = "plain"
+    computed_again = 0
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
         """Load the model from a verified folder, without a request to any hub.

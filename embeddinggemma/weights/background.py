@@ -71,7 +71,7 @@ class WeightsInBackground:
     def in_background(self, path: str, prepare: Callable[[Path], None]) -> None:
         """Call `prepare(folder)` in a thread as soon as a file is there, verified or not: only for what can be wasted.
 
-        Its errors are logged, and no one waits for it.
+        Its errors are logged. A load does not wait for it.
         """
 
         def run() -> None:

@@ -155,6 +155,7 @@ class FailingModel:
     """A model whose forward pass does not end in good vectors."""
 
     operators = "plain"
+    computed_again = 0
 
     def __init__(self, forward: Callable[[], torch.Tensor]) -> None:
         self.forward = forward
@@ -211,6 +212,7 @@ def test_short_memory_is_reported_and_the_activations_are_freed(
         (_raise(torch.AcceleratorError("CUDA error: an illegal memory access was encountered")), "illegal memory"),
         (_raise(RuntimeError("CUDA error: device-side assert triggered")), "device-side assert"),
         (_raise(RuntimeError("CUDA driver error: unknown error")), "driver error"),
+        (_raise(RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")), "illegal memory"),
         (_raise(SystemExit()), "SystemExit"),
     ],
 )
@@ -219,6 +221,14 @@ def test_vectors_that_cannot_be_trusted_break_the_encoder(
 ) -> None:
     with pytest.raises(BrokenEncoderError, match=message):
         replace(whole, model=FailingModel(forward)).encode([[2, 1]])
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt(), SystemExit()])
+def test_a_caller_in_whose_thread_a_gpus_batches_are_encoded_can_be_interrupted(
+    whole: Encoder, interrupt: BaseException
+) -> None:
+    with pytest.raises(type(interrupt)):
+        replace(whole, model=FailingModel(_raise(interrupt)), in_flight=2).encode([[2, 1]])
 
 
 def test_any_other_error_is_the_texts_own(whole: Encoder) -> None:

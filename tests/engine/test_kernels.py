@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from embeddinggemma.engine.checkpoint import Config
 from embeddinggemma.engine.kernels import FusedOperators, TileAttention
 from embeddinggemma.engine.model import EmbeddingGemma
 from embeddinggemma.engine.operators import Operators
+from embeddinggemma.engine.packing import Batch, Layout
 from tests.support.token_ids import random_texts
 from tools import PROJECT
 
@@ -77,11 +79,56 @@ def test_the_proof_notices_a_step_that_is_off_by_a_thousandth(
     assert named in str(proof.failure(run, compute))
 
 
-def _off(step: Callable[..., object]) -> Callable[..., object]:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("step", "compute"), [("turn", proof.heads), ("gated", proof.gated_product), ("embed", proof.norms)]
+)
+def test_the_proof_notices_a_step_in_16_bits_that_is_off_by_a_tenth(
+    config: Config, step: str, compute: proof.Compute, dtype: torch.dtype
+) -> None:
+    run = Operators(config, CPU, dtype)
+    assert proof.failure(run, compute) is None
+    setattr(run, step, _off(getattr(run, step), 1.1))
+    assert "is wrong" in str(proof.failure(run, compute))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("window", [255, 257])
+def test_the_proof_notices_a_window_that_is_off_by_one_in_16_bits(
+    config: Config, dtype: torch.dtype, window: int
+) -> None:
+    run = Operators(config, CPU, dtype)
+    run.attend = grouped_attention
+    assert proof.failure(run, proof.attention) is None
+    run.attend = lambda query, key, value, packing, of: grouped_attention(
+        query, key, value, packing, window if of else None
+    )
+    assert "attention within a window is wrong" in str(proof.failure(run, proof.attention))
+
+
+@pytest.mark.parametrize("spare", [0, 37])
+def test_what_fills_a_recorded_pass_up_changes_no_vector(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch, spare: int
+) -> None:
+    """A recorded pass is larger than its batch, and its buffer holds the batch before: here, other texts."""
+    monkeypatch.setattr(model, "proved_operators", _interpreted)
+    monkeypatch.setattr(FusedOperators, "recordable", False)
+    fused = EmbeddingGemma.load(small_model, CPU, torch.float32)
+    layout = Layout(40 + spare, 7)
+    buffer = np.zeros(layout.size, np.int32)
+    for texts in (random_texts((13, 20), seed=5), random_texts((3, 9))):
+        batch = Batch.of(texts)
+        layout.fill(buffer, batch)
+        with torch.inference_mode():
+            vectors = fused.forward(*layout.views(torch.from_numpy(buffer), ()))[: len(texts)]
+    assert (F.normalize(vectors) - F.normalize(fused.encode(texts))).abs().max() <= 3e-7
+
+
+def _off(step: Callable[..., object], factor: float = 1.001) -> Callable[..., object]:
     def wrong(result: object) -> object:
         if isinstance(result, tuple):
             return tuple(map(wrong, result))
-        return result * 1.001 if isinstance(result, torch.Tensor) else _off(result)  # type: ignore[arg-type]
+        return result * factor if isinstance(result, torch.Tensor) else _off(result, factor)  # type: ignore[arg-type]
 
     return lambda *arguments, **options: wrong(step(*arguments, **options))
 

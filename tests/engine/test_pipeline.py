@@ -11,8 +11,8 @@ import torch
 from embeddinggemma.engine import pipeline as pipeline_module
 from embeddinggemma.engine.checkpoint import Config
 from embeddinggemma.engine.operators import Operators
-from embeddinggemma.engine.packing import Batch, Packing
-from embeddinggemma.engine.pipeline import DEPTH, Pipeline, Slot
+from embeddinggemma.engine.packing import Batch, Layout, Packing
+from embeddinggemma.engine.pipeline import DEPTH, Pipeline, RecordedPass, Slot
 from tools.client import wait_until
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ class Held:
         self.launched.append(ids.tolist())
         if 666 in self.launched[-1]:
             raise RuntimeError("poisoned")
-        return ids[packing.cu_seqlens[:-1]].float()[:, None]
+        return ids[packing.cu_seqlens[:-1].clamp(max=len(ids) - 1)].float()[:, None]
 
     def submit(self, *texts: Sequence[int]) -> "Future[list[float]]":
         return self.threads.submit(lambda: self.pipeline.encode(Batch.of(texts)).flatten().tolist())
@@ -100,7 +100,9 @@ def test_a_second_batch_is_launched_while_the_card_has_the_first(held: Held) -> 
 
 
 def test_no_slot_is_written_before_the_card_is_done_with_it(held: Held) -> None:
-    first, second, third = held.launch([5, 1]), held.launch([6, 1], [7, 1]), held.submit([8, 1])
+    first, second = held.launch([5, 1]), held.launch([6, 1], [7, 1])
+    third = held.submit([8, 1])
+    wait_until(third.running)
     assert held.launched == [[5, 1], [6, 1, 7, 1]]
     held.slots[1].done.happened.set()  # the second ends first: the third gets its slot, and no other
     assert second.result(600) == [6, 7]
@@ -123,3 +125,23 @@ def test_a_failed_launch_gives_its_slot_back_once_the_card_is_done(held: Held) -
     with pytest.raises(RuntimeError, match="poisoned"):
         poisoned.result(600)
     assert [held.submit([first, 1]).result(600) for first in range(2, 9)] == [[first] for first in range(2, 9)]
+
+
+def test_the_smallest_recorded_pass_that_holds_a_batch_is_replayed(held: Held) -> None:
+    """Recorded passes are stand-ins: what they hold is decided by the real one's method."""
+    held.finish_at_once()
+    replayed: list[int] = []
+
+    class Recorded(RecordedPass):
+        def __init__(self, tokens: int, texts: int) -> None:
+            self.layout = Layout(tokens, texts)
+
+        def replay(self, inputs: torch.Tensor) -> torch.Tensor:
+            replayed.append(self.layout.tokens)
+            assert len(inputs) == self.layout.size
+            return held.forward(*self.layout.views(inputs, ()))
+
+    held.pipeline._passes = [Recorded(16, 4), Recorded(64, 8)]
+    texts = ([[5, 1]], [[5] * 16], [[5] * 17], [[5]] * 5, [[5]] * 9, [[5] * 65])
+    assert [held.submit(*batch).result(600) for batch in texts] == [[5] * len(batch) for batch in texts]
+    assert replayed == [16, 16, 64, 64]  # the last two are too large for every pass

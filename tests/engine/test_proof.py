@@ -47,9 +47,11 @@ def test_kernels_that_do_not_run_are_not_used(config: Config, caplog: pytest.Log
 def test_kernels_that_are_wrong_are_not_used(
     config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(proof, "failure", lambda *_: "a norm is wrong, off by 0.5")
+    wrong = {proof.norms: "a norm is wrong, off by 0.5", proof.heads: "the key is wrong, off by 0.1"}
+    monkeypatch.setattr(proof, "failure", lambda _, compute: wrong.get(compute))
     assert proved_operators(config, CUDA, torch.float32).name == "plain"
-    assert "kernels: none, plain operators instead: a norm is wrong, off by 0.5" in caplog.messages
+    expected = "kernels: none, plain operators instead: a norm is wrong, off by 0.5; the key is wrong, off by 0.1"
+    assert expected in caplog.messages
 
 
 @pytest.mark.parametrize(("capability", "name"), [((8, 0), "triton"), ((7, 5), "triton, attention plain")])

@@ -215,3 +215,29 @@ def test_wrong_files_that_cannot_be_replaced_are_never_handed_out(tmp_path: Path
     with pytest.raises(WeightsError, match=f"{BIG} has sha256 "):
         WeightsInBackground(manifest(), Store(tmp_path)).load(lambda given: given)
     assert not tiny_model.strays(tmp_path)
+
+
+def test_what_can_be_wasted_is_prepared_as_soon_as_its_file_is_there(file_server: FaultyServer, tmp_path: Path) -> None:
+    may_arrive, prepared = threading.Event(), threading.Event()
+    file_server.fail(
+        f"/cdn/{BIG}", [lambda _: None if may_arrive.wait(600) else pytest.fail("the test did not release the rest")]
+    )
+    in_background = WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path))
+    in_background.in_background("config.json", lambda folder: prepared.set() if folder.exists() else None)
+    assert prepared.wait(600)
+    may_arrive.set()
+    assert in_background.load(lambda folder: (folder / BIG).read_bytes()) == FILES[BIG]
+
+
+def test_what_cannot_be_prepared_is_logged_and_costs_no_load(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, failed = write_right_files(tmp_path), threading.Event()
+    in_background = WeightsInBackground(manifest(), Store(tmp_path))
+
+    def prepare(_: Path) -> None:
+        threading.Timer(0.05, failed.set).start()
+        raise RuntimeError("no compiler")
+
+    in_background.in_background("config.json", prepare)
+    assert in_background.load(lambda loaded: loaded) == folder
+    assert failed.wait(600)
+    assert "load: nothing was prepared: no compiler" in caplog.messages
