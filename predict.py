@@ -15,9 +15,10 @@ from cog import BaseModel, BasePredictor, Input
 from embeddinggemma import Embedder
 from embeddinggemma.batching import Batcher, Encoded
 from embeddinggemma.engine.contract import Float32Array
+from embeddinggemma.leftovers import Leftovers
 from embeddinggemma.request import Request, check_request
 from embeddinggemma.settings import Settings
-from embeddinggemma.tokenizer import MAX_TOKENS, TokenizedText, turns
+from embeddinggemma.tokenizer import MAX_TOKENS, TokenizedText, check_whole, describe_tokens, turns
 from embeddinggemma.traffic_log import TrafficLog
 from embeddinggemma.vectors import finish, serialize
 
@@ -47,6 +48,8 @@ class Predictor(BasePredictor):
         encoder, self.tokenizer = embedder.encoder, embedder.tokenizer
         self.batcher = Batcher(encoder.submit, embedder.tokens_per_batch, encoder.pass_timeout, encoder.in_flight)
         self.traffic_log = TrafficLog(settings.traffic_log_seconds, encoder.computed_again)
+        self.leftovers = Leftovers()
+        self.leftovers.start()
         started = time.perf_counter()
         embedder.embed(["warm-up"])
         logging.info("warm-up: %.2f s", time.perf_counter() - started)
@@ -62,7 +65,7 @@ class Predictor(BasePredictor):
             description="Up to 1,024 texts to embed in one request: one vector each, in the same order.", default=None
         ),
         task: str = Input(
-            description="What the vector is for: retrieval_document for the texts to search, retrieval_query for the query; each task puts its own prompt before the text.",
+            description="What the vector is for: retrieval_document for the texts to search, retrieval_query for the query; each task but none puts its own prompt before the text.",
             default="retrieval_document",
             choices=[
                 "retrieval_document",
@@ -73,6 +76,7 @@ class Predictor(BasePredictor):
                 "clustering",
                 "semantic_similarity",
                 "code_retrieval",
+                "none",
             ],
         ),
         title: Optional[str] = Input(
@@ -97,10 +101,14 @@ class Predictor(BasePredictor):
             default="float32",
             choices=["float32", "float16", "int8", "ubinary"],
         ),
+        truncate: bool = Input(
+            description="Cut a text after 2,048 tokens, prompt included. If false, such a text is an error.",
+            default=True,
+        ),
     ) -> Output:
         """Embed one text, or several."""
         started = time.perf_counter()
-        with self.traffic_log.request() as served:
+        with self.leftovers.prediction(), self.traffic_log.request() as served:
             request = check_request(
                 text=text,
                 texts=texts,
@@ -110,6 +118,7 @@ class Predictor(BasePredictor):
                 normalize=normalize,
                 output_format=output_format,
                 output_dtype=output_dtype,
+                truncate=truncate,
             )
             tokenized = await self._tokenize(request)
             _log_truncated(tokenized)
@@ -143,6 +152,8 @@ class Predictor(BasePredictor):
         tokenized: list[TokenizedText] = []
         for turn in turns(request.prompted):
             tokenized += await _apart(request, self.tokenizer.tokenize, turn)
+        if not request.truncate:
+            check_whole(tokenized, request.single)
         return tokenized
 
     def _record_metrics(self, encoded: Encoded, tokens: int) -> None:
@@ -167,5 +178,4 @@ def _finish(raw: Float32Array, request: Request) -> tuple[str | npt.NDArray[Any]
 def _log_truncated(tokenized: list[TokenizedText]) -> None:
     for position, text in enumerate(tokenized):
         if text.truncated:
-            count = f"over {MAX_TOKENS:,}" if text.untruncated is None else f"{text.untruncated:,}"
-            print(f"texts[{position}] has {count} tokens; the first {MAX_TOKENS:,} were kept")  # noqa: T201
+            print(f"texts[{position}] has {describe_tokens(text)} tokens; the first {MAX_TOKENS:,} were kept")  # noqa: T201

@@ -14,7 +14,8 @@ from embeddinggemma.engine.architecture import check_pinned
 from embeddinggemma.engine.contract import Float32Array
 from embeddinggemma.prompts import DOCUMENT_TASK, TASKS, add_prompt
 from embeddinggemma.settings import Settings
-from embeddinggemma.tokenizer import Tokenizer
+from embeddinggemma.threads import set_threads
+from embeddinggemma.tokenizer import Tokenizer, check_whole
 from embeddinggemma.validation import a_type, check_choice, check_string, check_texts
 from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES, finish
 from embeddinggemma.weights.background import WeightsInBackground
@@ -29,7 +30,13 @@ class Embedder:
     """A loaded EmbeddingGemma-300M; create it with `load`."""
 
     def __init__(
-        self, manifest: Manifest, engine: str, tokenizer: Tokenizer, encoder: "Encoder", tokens_per_batch: int
+        self,
+        manifest: Manifest,
+        engine: str,
+        tokenizer: Tokenizer,
+        encoder: "Encoder",
+        tokens_per_batch: int,
+        threads_from: str,
     ) -> None:
         self.manifest = manifest
         """The weights' files, their digests and their sources."""
@@ -38,6 +45,8 @@ class Embedder:
         self.encoder = encoder
         self.tokens_per_batch = tokens_per_batch
         """Tokens of one forward pass, unless a single text has more."""
+        self.threads_from = threads_from
+        """What decides how many threads compute."""
 
     @classmethod
     def load(cls, settings: Settings | None = None, manifest: Manifest | None = None) -> "Embedder":
@@ -58,6 +67,7 @@ class Embedder:
         """
         settings = settings or Settings.from_environment()
         manifest = manifest or pinned_manifest(settings)
+        threads, threads_from = set_threads(settings.threads)
         # Kept from one start to the next, so that a warm container compiles nothing.
         os.environ.setdefault("TRITON_CACHE_DIR", str(settings.store.cache / "kernels"))
         with WeightsInBackground(manifest, settings.store) as weights:
@@ -68,10 +78,13 @@ class Embedder:
             weights.in_background("config.json", prepare)  # a second or more, most of it in compilers
             early = weights.load_early("tokenizer.json", Tokenizer)  # takes a second, while other files download
             tokenizer, encoder = weights.load(
-                lambda folder: (early or Tokenizer(folder), load_encoder(folder, settings.engine, settings.dtype))
+                lambda folder: (
+                    early or Tokenizer(folder),
+                    load_encoder(folder, settings.engine, settings.dtype, threads),
+                )
             )
         tokens_per_batch = settings.tokens_per_batch or encoder.tokens_per_batch
-        return cls(manifest, settings.engine, tokenizer, encoder, tokens_per_batch)
+        return cls(manifest, settings.engine, tokenizer, encoder, tokens_per_batch, threads_from)
 
     def embed(
         self,
@@ -82,16 +95,18 @@ class Embedder:
         dimension: int = 768,
         normalize: bool = True,
         dtype: str = "float32",
+        truncate: bool = True,
     ) -> npt.NDArray[Any]:
-        """Return a vector for each text, in order; a text is cut after 2,048 tokens, prompt included.
+        """Return a vector for each text, in order.
 
         Args:
             texts: any number of texts; an empty list gives no vectors.
-            task: what the vectors are for, one of prompts.TASKS; each puts its own prompt before the text.
+            task: what the vectors are for, one of prompts.TASKS; each but none puts its own prompt before the text.
             title: of the document, for retrieval_document only; used for every text.
             dimension: 768, 512, 256 or 128: the first values of the vector (Matryoshka).
             normalize: scale each vector to length 1, after the dimension is cut.
             dtype: float32, float16, int8 or ubinary; vectors.finish describes them.
+            truncate: cut a text after 2,048 tokens, prompt included; otherwise such a text is an error.
 
         Returns:
             [texts, dimension], or [texts, dimension / 8] of uint8 for ubinary.
@@ -112,6 +127,8 @@ class Embedder:
         texts = list(texts)
         check_texts(texts)
         tokenized = self.tokenizer.tokenize([add_prompt(text, task, title) for text in texts])
+        if not truncate:
+            check_whole(tokenized)
         return finish(self.encode([text.ids for text in tokenized]), int(dimension), normalize, dtype)
 
     def encode(self, token_ids: Sequence[Sequence[int]]) -> Float32Array:
@@ -138,7 +155,7 @@ class Embedder:
         """Return what runs here and on which hardware: everything that can change the last bits of a vector."""
         from embeddinggemma.runtime import runtime
 
-        return runtime(self.manifest, self.engine, self.encoder, self.tokens_per_batch)
+        return runtime(self.manifest, self.engine, self.encoder, self.tokens_per_batch, self.threads_from)
 
 
 def pinned_manifest(settings: Settings) -> Manifest:

@@ -14,7 +14,8 @@ _QUERY_TASKS = {
     "code_retrieval": "code retrieval",
 }
 DOCUMENT_TASK = "retrieval_document"
-TASKS = (DOCUMENT_TASK, *_QUERY_TASKS)
+NO_TASK = "none"  # the text as it is, for callers who bring their own prompt
+TASKS = (DOCUMENT_TASK, *_QUERY_TASKS, NO_TASK)
 
 
 def add_prompt(text: str, task: str, title: str | None = None) -> str:
@@ -31,4 +32,6 @@ def add_prompt(text: str, task: str, title: str | None = None) -> str:
     check_choice("task", task, TASKS)
     if title:
         raise ValueError(f"title goes with task {DOCUMENT_TASK} only; leave it out or change task, which is {task}")
+    if task == NO_TASK:
+        return text
     return f"task: {_QUERY_TASKS[task]} | query: {text}"

@@ -8,6 +8,7 @@ from embeddinggemma.validation import check_choice, check_text, check_texts
 from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES, OUTPUT_FORMATS
 
 MAX_TEXTS = 1024
+MAX_NUMBERS = 196_608  # of an array: 256 vectors; Cog's server keeps other requests waiting while it reads them back
 _SMALL_TEXTS, _SMALL_CHARACTERS = 4, 2000
 
 
@@ -23,6 +24,7 @@ class Request:
     normalize: bool
     output_format: str
     output_dtype: str
+    truncate: bool
 
     @property
     def is_small(self) -> bool:
@@ -40,6 +42,7 @@ def check_request(
     normalize: bool,
     output_format: str,
     output_dtype: str,
+    truncate: bool,
 ) -> Request:
     """Return the request if it can be answered.
 
@@ -52,7 +55,17 @@ def check_request(
     check_choice("output_dtype", output_dtype, OUTPUT_DTYPES)
     prompted = tuple(add_prompt(given, task, title) for given in _check_texts(text, texts))
     dimension = int(embedding_dim)  # JSON may write 128 as 128.0
-    return Request(prompted, text is not None, dimension, normalize, output_format, output_dtype)
+    if output_format == "array":
+        _check_numbers(len(prompted), dimension // 8 if output_dtype == "ubinary" else dimension)
+    return Request(prompted, text is not None, dimension, normalize, output_format, output_dtype, truncate)
+
+
+def _check_numbers(texts: int, numbers: int) -> None:
+    if texts * numbers > MAX_NUMBERS:
+        raise ValueError(
+            f"output_format is array: {texts:,} texts of {numbers} numbers are {texts * numbers:,} numbers; the limit "
+            f"is {MAX_NUMBERS:,}, so use base64 or send several requests"
+        )
 
 
 def _check_texts(text: str | None, texts: Sequence[str] | None) -> Sequence[str]:

@@ -15,7 +15,9 @@ _PACKAGES = ("cog", "numpy", "tokenizers", "torch")
 _EXTENSIONS = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "sve", "bf16")
 
 
-def runtime(manifest: Manifest, engine: str, encoder: Encoder, tokens_per_batch: int) -> dict[str, Any]:
+def runtime(
+    manifest: Manifest, engine: str, encoder: Encoder, tokens_per_batch: int, threads_from: str
+) -> dict[str, Any]:
     """Return the content of the `running:` line, as values that JSON can hold."""
     return {
         "model": manifest.model,
@@ -25,6 +27,7 @@ def runtime(manifest: Manifest, engine: str, encoder: Encoder, tokens_per_batch:
         "operators": encoder.model.operators,
         "device": device_name(encoder.device),
         "threads": encoder.thread.submit(torch.get_num_threads).result(),
+        "threads_from": threads_from,
         "tokens_per_batch": tokens_per_batch,
         "versions": _versions(),
     }

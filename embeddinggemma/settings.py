@@ -11,7 +11,7 @@ from pathlib import Path
 from embeddinggemma.engine.contract import DTYPES, ENGINES
 from embeddinggemma.validation import check_choice
 from embeddinggemma.weights.manifest import ManifestError, mirror_source
-from embeddinggemma.weights.store import STALL_SECONDS, Store
+from embeddinggemma.weights.store import CONNECTIONS, STALL_SECONDS, Store
 
 TRAFFIC_LOG_SECONDS = 60.0
 _MANIFEST = Path(__file__).resolve().parent.parent / "weights_manifest.json"
@@ -24,13 +24,16 @@ class Settings:
     manifest: Path
     """EMBEDDINGGEMMA_MANIFEST: the files, their digests and their sources; by default the one next to the package."""
     store: Store
-    """EMBEDDINGGEMMA_CACHE, EMBEDDINGGEMMA_WEIGHTS_URL, HF_TOKEN and EMBEDDINGGEMMA_STALL_SECONDS."""
+    """EMBEDDINGGEMMA_CACHE, EMBEDDINGGEMMA_WEIGHTS_URL, HF_TOKEN, EMBEDDINGGEMMA_STALL_SECONDS and
+    EMBEDDINGGEMMA_CONNECTIONS."""
     engine: str = "native"
     """EMBEDDINGGEMMA_ENGINE: native, or sentence-transformers, the slow reference."""
     dtype: str = "auto"
     """EMBEDDINGGEMMA_DTYPE: of the matrix products: auto, float32, bfloat16 or float16."""
     tokens_per_batch: int | None = None
     """EMBEDDINGGEMMA_TOKENS_PER_BATCH: tokens of one forward pass; None: the device's default."""
+    threads: int | None = None
+    """EMBEDDINGGEMMA_THREADS: threads that compute on a CPU; None: as many as the process may keep busy."""
     traffic_log_seconds: float = TRAFFIC_LOG_SECONDS
     """EMBEDDINGGEMMA_LOAD_LOG: seconds from one log line about the traffic to the next; 0: no lines."""
 
@@ -51,10 +54,12 @@ class Settings:
                 mirror=_mirror(environment, "EMBEDDINGGEMMA_WEIGHTS_URL"),
                 hf_token=environment.get("HF_TOKEN") or None,
                 stall_seconds=_seconds(environment, "EMBEDDINGGEMMA_STALL_SECONDS", STALL_SECONDS),
+                connections=_count(environment, "EMBEDDINGGEMMA_CONNECTIONS") or CONNECTIONS,
             ),
             engine=_choice(environment, "EMBEDDINGGEMMA_ENGINE", ENGINES),
             dtype=_choice(environment, "EMBEDDINGGEMMA_DTYPE", DTYPES),
             tokens_per_batch=_count(environment, "EMBEDDINGGEMMA_TOKENS_PER_BATCH"),
+            threads=_count(environment, "EMBEDDINGGEMMA_THREADS"),
             traffic_log_seconds=_seconds_or_zero(environment, "EMBEDDINGGEMMA_LOAD_LOG", TRAFFIC_LOG_SECONDS),
         )
 

@@ -39,6 +39,24 @@ class TokenizedText:
         return self.untruncated is None or self.untruncated > MAX_TOKENS
 
 
+def check_whole(tokenized: "Sequence[TokenizedText]", single: bool = False) -> None:
+    """Raise ValueError, which names the text, its tokens and the limit, if a text was truncated.
+
+    single: whether the caller gave one text, and no list.
+    """
+    for position, text in enumerate(tokenized):
+        if text.truncated:
+            name, tokens = "text" if single else f"texts[{position}]", describe_tokens(text)
+            raise ValueError(
+                f"{name} has {tokens} tokens, prompt included; the limit is {MAX_TOKENS:,} without truncate"
+            )
+
+
+def describe_tokens(text: "TokenizedText") -> str:
+    """Return how many tokens a text had before it was truncated, for people."""
+    return f"over {MAX_TOKENS:,}" if text.untruncated is None else f"{text.untruncated:,}"
+
+
 class Tokenizer:
     """The genuine tokenizer of the model, from `tokenizer.json` in its folder."""
 

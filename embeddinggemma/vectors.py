@@ -1,6 +1,7 @@
 """Raw vectors to the answer's bytes or numbers: dimension, norm, number type, base64 or array."""
 
 import base64
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -51,15 +52,39 @@ def finish(raw: Float32Array, dimension: int, normalize: bool, dtype: str) -> np
 
 
 def serialize(array: npt.NDArray[Any], output_format: str) -> str | npt.NDArray[Any]:
-    """Return an array as base64 of its little-endian, row-major bytes, or as it is.
-
-    Cog's server writes an array as nested lists of numbers, in a quarter of the time that it needs for Python lists
-    (measured with 0.23.1: 3.3 and 13 microseconds per number).
-    """
+    """Return an array as base64 of its little-endian, row-major bytes, or as an array that Cog's server writes."""
     if output_format == "array":
-        return array
+        return array.view(Numbers)
     little_endian = array.astype(array.dtype.newbyteorder("<"), order="C")
     return base64.b64encode(little_endian.tobytes()).decode("ascii")
+
+
+class Numbers(np.ndarray[Any, Any]):
+    """An array that Cog's server writes as JSON row by row, so that other requests go on meanwhile.
+
+    Seen in the sources of coglet 0.23.1: it turns an array into lists by `tolist`, looks at every item of every list
+    for files, and passes the result to json.dumps, all with Python's lock in its hands (1,024 vectors: 2.8 seconds). It
+    only looks into real lists, and json.dumps asks any other list for its items when it comes to them; the lock is
+    given away there.
+    """
+
+    def tolist(self) -> list[Any]:
+        """Return what json.dumps writes as the numbers, nested as the array is."""
+        return _Nested(np.asarray(self))
+
+
+class _Nested(list[Any]):
+    """A list whose items are made when they are asked for."""
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        super().__init__()
+        self._array = array
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._array.tolist()) if self._array.ndim == 1 else map(_Nested, self._array)
 
 
 def _check_finite(vectors: npt.NDArray[Any]) -> None:

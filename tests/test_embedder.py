@@ -58,6 +58,16 @@ def test_any_number_of_texts_come_back_in_order(embedder: Embedder) -> None:
     assert embedder.embed([]).shape == (0, 768)
 
 
+def test_a_text_that_is_too_long_is_an_error_if_asked(embedder: Embedder) -> None:
+    long = "word " * 3000
+    assert embedder.embed(["short", long]).shape == (2, 768)
+    with pytest.raises(ValueError, match=r"texts\[1\] has 3,00\d tokens, prompt included; the limit is 2,048"):
+        embedder.embed(["short", long], truncate=False)
+    with pytest.raises(ValueError, match=r"texts\[0\] has over 2,048 tokens"):
+        embedder.embed(["word " * 100_000], truncate=False)
+    assert np.array_equal(embedder.embed(["short"], truncate=False), embedder.embed(["short"]))
+
+
 def test_texts_may_come_from_a_generator(embedder: Embedder) -> None:
     assert np.array_equal(embedder.embed(text for text in TEXTS), embedder.embed(TEXTS))
 

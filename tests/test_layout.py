@@ -85,7 +85,7 @@ def test_scripts_holds_executables_only() -> None:
     assert all(path.suffix == "" and path.stat().st_mode & 0o111 for path in others)
 
 
-@pytest.mark.parametrize("name", ["PROJECT", "until_taken", "Client", "warm_cache", "check_choice", "Embedder"])
+@pytest.mark.parametrize("name", ["PROJECT", "exchange", "Client", "warm_cache", "check_choice", "Embedder"])
 def test_shared_code_is_defined_once(name: str) -> None:
     defined = Counter(file for file in FILES for node in ast.parse(file.read_text()).body if name in _defines(node))
     assert defined.total() == 1, defined

@@ -12,6 +12,7 @@ import pytest
 
 from embeddinggemma.batching import Batcher
 from embeddinggemma.engine.contract import BrokenEncoderError, Float32Array
+from embeddinggemma.leftovers import Leftovers
 from embeddinggemma.tokenizer import TokenizedText
 from embeddinggemma.traffic_log import TrafficLog
 from predict import Predictor
@@ -48,6 +49,7 @@ def _broken(_: Sequence[Sequence[int]]) -> Future[Float32Array]:
 def _predictor(tokenizer: Any, submit: Any = _vectors) -> Predictor:
     predictor = Predictor()
     predictor.tokenizer, predictor.batcher, predictor.traffic_log = tokenizer, Batcher(submit, 100), TrafficLog(0)
+    predictor.leftovers = Leftovers()
     return predictor
 
 
@@ -88,3 +90,18 @@ def test_the_health_check_fails_once_the_encoder_is_broken() -> None:
             await predictor.healthcheck()
 
     asyncio.run(test())
+
+
+def test_a_text_that_is_too_long_is_an_error_if_asked_and_computes_nothing() -> None:
+    class LongTokenizer:
+        def tokenize(self, texts: Sequence[str]) -> list[TokenizedText]:
+            return [TokenizedText(array("i", [2, 1]), 2 if text.endswith("short") else 2300) for text in texts]
+
+    def computed(_: Sequence[Sequence[int]]) -> Future[Float32Array]:
+        pytest.fail("something was computed")
+
+    inputs = DEFAULTS | {"texts": ["short", "long"], "truncate": False}
+    with pytest.raises(ValueError, match=r"texts\[1\] has 2,300 tokens, prompt included; the limit is 2,048"):
+        asyncio.run(_predictor(LongTokenizer(), computed).predict(**inputs))
+    with pytest.raises(ValueError, match=r"^text has 2,300 tokens"):
+        asyncio.run(_predictor(LongTokenizer(), computed).predict(**DEFAULTS | {"text": "long", "truncate": False}))

@@ -28,10 +28,14 @@ CONFIG_NAMES = {
 
 
 def test_there_is_a_prompt_for_every_task_of_the_model_card() -> None:
-    assert set(TASKS) == set(MODEL_CARD)
+    assert set(TASKS) == {*MODEL_CARD, "none"}
 
 
-@pytest.mark.parametrize("task", TASKS)
+def test_without_a_task_the_text_stays_as_it_is() -> None:
+    assert add_prompt(" What? ", "none") == " What? "
+
+
+@pytest.mark.parametrize("task", MODEL_CARD)
 def test_prompt_is_the_model_cards_character_by_character(task: str) -> None:
     assert add_prompt(" What? ", task) == MODEL_CARD[task].format(text=" What? ")
 
@@ -52,8 +56,9 @@ def test_an_empty_title_is_no_title() -> None:
 
 
 def test_a_title_with_another_task_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"title goes with task retrieval_document only.*clustering"):
-        add_prompt("It is red.", "clustering", "Mars")
+    for task in ("clustering", "none"):
+        with pytest.raises(ValueError, match=rf"title goes with task retrieval_document only.*{task}"):
+            add_prompt("It is red.", task, "Mars")
 
 
 def test_an_unknown_task_is_refused() -> None:

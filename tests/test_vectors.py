@@ -1,4 +1,7 @@
 import base64
+import copy
+import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,4 +73,31 @@ def test_base64_holds_little_endian_row_major_bytes(dtype: str, code: str) -> No
 
 def test_an_array_goes_to_the_server_unchanged() -> None:
     array = finish(RAW, 128, True, "float32")
-    assert serialize(array, "array") is array
+    assert np.array_equal(serialize(array, "array"), array)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (0, 3)])
+@pytest.mark.parametrize("dtype", ["<f4", "<f2", "i1", "u1"])
+def test_an_arrays_numbers_are_written_as_those_of_plain_lists(shape: tuple[int, ...], dtype: str) -> None:
+    array = (np.random.default_rng(0).random(shape) * 100).astype(dtype)
+    answer = copy.deepcopy(serialize(array, "array"))  # as Cog's server copies it
+    assert isinstance(answer, np.ndarray)
+    assert json.dumps(answer.tolist()) == json.dumps(array.tolist())
+
+
+def test_a_large_array_is_written_row_by_row() -> None:
+    """Its rows are made when json.dumps comes to them, by Python code: there, other threads have their turn."""
+    rows: list[int] = []
+
+    class Counted(np.ndarray[Any, Any]):
+        def tolist(self) -> Any:
+            rows.append(len(self))
+            return super().tolist()
+
+    numbers = serialize(np.ones((5, 4), np.float32), "array")
+    assert isinstance(numbers, np.ndarray)
+    nested = numbers.tolist()
+    nested._array = nested._array.view(Counted)
+    assert rows == []
+    json.dumps(nested)
+    assert rows == [4] * 5

@@ -1,4 +1,4 @@
-"""The client of the container's server that tests, benchmarks and the soak share, with its retry after 409."""
+"""The client of the container's server that tests, benchmarks and the soak share."""
 
 import base64
 import http.client
@@ -8,18 +8,14 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
 from embeddinggemma.engine.contract import Float32Array
 
-Taken = TypeVar("Taken")
-
 JSON = {"Content-Type": "application/json"}
-_BUSY_TIMEOUT = 60.0  # seconds for which a request that gets 409 is sent again
 
 
 @dataclass(frozen=True)
@@ -67,9 +63,8 @@ class Client:
             connection.close()
 
     def post(self, **inputs: Any) -> Answer:
-        """Ask for a prediction; ask again as long as the answer is 409."""
-        body = json.dumps({"input": inputs}).encode()
-        return until_taken(lambda: self.send(body), lambda answer: answer.status)
+        """Ask for a prediction."""
+        return self.send(json.dumps({"input": inputs}).encode())
 
     def predict(self, **inputs: Any) -> dict[str, Any]:
         """Return the output of a prediction that must succeed."""
@@ -110,17 +105,6 @@ def exchange(
     connection.request(method, path, json.dumps({"input": inputs}), JSON)
     response = connection.getresponse()
     return response.status, json.loads(response.read())
-
-
-def until_taken(ask: Callable[[], Taken], status: Callable[[Taken], int]) -> Taken:
-    """Ask again as long as the answer is 409. Return the first other answer, or the last 409 after a minute.
-
-    Cog's server sometimes answers 409 although slots are free.
-    """
-    deadline = time.monotonic() + _BUSY_TIMEOUT
-    while status(answer := ask()) == HTTPStatus.CONFLICT and time.monotonic() < deadline:
-        pass
-    return answer
 
 
 def request_bytes(

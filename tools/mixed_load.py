@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from itertools import count
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from embeddinggemma.engine.contract import Float32Array
 from embeddinggemma.vectors import DIMENSIONS
-from tools.client import JSON, exchange, until_taken
+from tools.client import JSON, exchange
 from tools.observed_server import MARKER, ObservedServer
 
 TOLERANCE = 1e-5  # of a unit vector's values: in a batch, the last bits of float32 may round differently
@@ -72,8 +71,6 @@ class Tally:
 
     kinds: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     """The number of requests of each kind that have ended."""
-    busy: int = 0
-    """Answers of 409; each of these requests was sent again."""
     largest_error: float = 0.0
     """The largest difference between a value of an answer and the value computed alone."""
     faults: list[str] = field(default_factory=list)
@@ -126,15 +123,7 @@ class MixedLoad:
         connection.close()
 
     def _exchange(self, connection: http.client.HTTPConnection, name: str, inputs: dict[str, Any]) -> tuple[int, Any]:
-        """Return status and answer. Each 409 is counted, and its request is sent again."""
-
-        def ask() -> tuple[int, Any]:
-            status, answer = exchange(connection, inputs, method="PUT", path=f"/predictions/{name}")
-            with self._lock:
-                self.tally.busy += status == HTTPStatus.CONFLICT
-            return status, answer
-
-        return until_taken(ask, lambda answer: answer[0])
+        return exchange(connection, inputs, method="PUT", path=f"/predictions/{name}")
 
     def _single(self, connection: http.client.HTTPConnection, name: str, dice: random.Random) -> str | None:
         position = dice.randrange(len(self._texts.texts))

@@ -41,6 +41,7 @@ def start_server(
         stdout=log,
         stderr=log,
         env={
+            "TOKIO_WORKER_THREADS": "1",  # as in cog.yaml
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # coglet starts its worker as `python`
             **changes,

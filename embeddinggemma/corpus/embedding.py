@@ -1,9 +1,8 @@
 """Rows to a table of vectors: chunks, token ids, batches of similar length, the chosen number type."""
 
-import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +14,7 @@ from embeddinggemma.corpus.rows import Reject, Row, Slice, read_rows
 from embeddinggemma.embedder import Embedder
 from embeddinggemma.prompts import add_prompt
 from embeddinggemma.settings import Settings
-from embeddinggemma.tokenizer import TokenizedText
+from embeddinggemma.tokenizer import MAX_TOKENS, TokenizedText, describe_tokens
 from embeddinggemma.vectors import finish
 from embeddinggemma.weights.manifest import Manifest
 
@@ -83,17 +82,19 @@ class Worker:
             WeightsError, ManifestError, ValueError: as for Embedder.load.
 
         """
-        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"):
-            os.environ[variable] = str(threads)
-        import torch  # not before its thread count is set
-
-        torch.set_num_threads(threads)
-        self._rows = RowEmbedder(Embedder.load(settings, manifest), options)
+        self._rows = RowEmbedder(Embedder.load(replace(settings, threads=threads), manifest), options)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Embedded]]:
         """Embed one work unit, in the form in which Ray Data hands it over."""
         [slices] = batch["slices"]
         return {"embedded": [self._rows.embed(slices)]}
+
+
+def _too_long(passage: _Passage, text: TokenizedText) -> Reject:
+    row, tokens = passage.row, describe_tokens(text)
+    return Reject(
+        row.id, row.file, row.number, f"the text has {tokens} tokens, prompt included; the limit is {MAX_TOKENS:,}"
+    )
 
 
 class RowEmbedder:
@@ -115,8 +116,12 @@ class RowEmbedder:
         rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
         passages = [passage for outcome in outcomes if not isinstance(outcome, Reject) for passage in outcome]
         prompted = [add_prompt(passage.text, self._options.task, passage.row.title) for passage in passages]
-        table = self._table(passages, self._embedder.tokenizer.tokenize(prompted))
-        return Embedded(table, rejects, len(rows) - len(rejects), began)
+        tokenized = self._embedder.tokenizer.tokenize(prompted)
+        if not self._options.truncate:
+            rejects += [_too_long(*pair) for pair in zip(passages, tokenized, strict=True) if pair[1].truncated]
+            kept = [pair for pair in zip(passages, tokenized, strict=True) if not pair[1].truncated]
+            passages, tokenized = [passage for passage, _ in kept], [text for _, text in kept]
+        return Embedded(self._table(passages, tokenized), rejects, len(rows) - len(rejects), began)
 
     def _cut(self, row: Row) -> list[_Passage] | Reject:
         """Return the row's passages: its chunks, or its whole text. A long title leaves less room for each chunk."""

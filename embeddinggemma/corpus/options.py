@@ -31,6 +31,8 @@ class Options:
     """Tokens of text per vector; None: one vector per row, of its first 2,048 tokens."""
     overlap: int = 0
     """Tokens of the chunk before it that a chunk repeats."""
+    truncate: bool = True
+    """Whether the text of a vector is cut after 2,048 tokens; otherwise its row is rejected."""
     rows_per_part: int = 10_000
 
     def __post_init__(self) -> None:
@@ -45,6 +47,8 @@ class Options:
         check_choice("--dtype", self.dtype, OUTPUT_DTYPES)
         if self.title_column and self.task != DOCUMENT_TASK:
             raise ValueError(f"--title-column goes with --task {DOCUMENT_TASK} only; the task is {self.task}")
+        if not self.truncate and self.chunk is not None:
+            raise ValueError("--no-truncate goes without --chunk, which cuts nothing off")
         if self.rows_per_part < 1:
             raise ValueError(f"--rows-per-part is {self.rows_per_part}; it must be at least 1")
         if self.chunk is None and self.overlap:

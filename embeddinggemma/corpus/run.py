@@ -14,6 +14,7 @@ from embeddinggemma.corpus.output import OutputFolder, PartWriter
 from embeddinggemma.corpus.parts import Part
 from embeddinggemma.corpus.rows import Slice
 from embeddinggemma.settings import Settings
+from embeddinggemma.threads import available_threads
 from embeddinggemma.weights.manifest import Manifest
 
 _SLICES_PER_GPU = 16  # in a work unit: about eight times the tokens of a forward pass
@@ -119,7 +120,7 @@ def _ray(workers: Workers) -> Iterator[Placement]:
 
     quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
     if workers.address is None:
-        cpus = len(os.sched_getaffinity(0))
+        cpus, _ = available_threads()
         max_workers = workers.count or cpus
         ray.init("local", num_cpus=cpus, object_store_memory=_STORE_BYTES * (max_workers + 1), **quiet)
     else:

@@ -120,7 +120,7 @@ class Encoder:
         raise failure
 
 
-def load_encoder(folder: Path, engine: str = "native", dtype: str = "auto") -> Encoder:
+def load_encoder(folder: Path, engine: str = "native", dtype: str = "auto", threads: int | None = None) -> Encoder:
     """Load an engine from a verified folder onto the GPU, or onto the CPU if there is no GPU.
 
     Args:
@@ -128,6 +128,7 @@ def load_encoder(folder: Path, engine: str = "native", dtype: str = "auto") -> E
         engine: native, or sentence-transformers, which is slow and the reference.
         dtype: of the matrix products: float32, bfloat16, float16, or auto: bfloat16 on a GPU that has it, otherwise
             float32.
+        threads: how many threads compute on a CPU; None: PyTorch's own choice.
 
     Raises:
         ValueError: there is no such engine or dtype, this machine does not have the dtype, or the model is not
@@ -142,6 +143,8 @@ def load_encoder(folder: Path, engine: str = "native", dtype: str = "auto") -> E
     check_architecture(folder)
 
     def load() -> Model:
+        if threads:
+            torch.set_num_threads(threads)
         model = _load_model(engine, chosen)(folder, device, chosen)
         _check_bidirectional(model)
         return model

@@ -49,7 +49,8 @@ def _routes(manifest: Manifest, store: Store) -> list[Route]:
     for source in [*([mirror_source(store.mirror)] if store.mirror else []), *manifest.sources]:
         if pget and not source.gated:
             routes.append(Route(source, PgetFetcher(pget, store.stall_seconds)))
-        routes.append(Route(source, HttpFetcher(store.stall_seconds, store.hf_token if source.gated else None)))
+        token = store.hf_token if source.gated else None
+        routes.append(Route(source, HttpFetcher(store.stall_seconds, token, store.connections)))
     return routes
 
 

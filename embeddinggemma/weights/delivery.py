@@ -50,7 +50,8 @@ def deliver(route: Route, missing: Faults, folder: Path) -> list[str]:
     failures: list[str] = []
 
     def place(file: PinnedFile, path: Path, sha256: str | None) -> None:
-        if wrong := fault(path, file, sha256):
+        # A digest that was taken while another program wrote may be off: it is taken again before a file is refused.
+        if fault(path, file, sha256) and (wrong := fault(path, file, None)):
             failures.append(f"{file.path} {wrong}")
             return
         (folder / file.path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,12 @@
-"""Downloads over HTTP: one connection, resumed where it was cut, with digests computed on the way."""
+"""Downloads over HTTP: resumed where they were cut, large files over several connections, digests on the way."""
 
-import hashlib
 import logging
+import os
 import socket
 import ssl
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
@@ -14,6 +15,7 @@ import requests
 import urllib3
 
 from embeddinggemma.weights.fetching import Download, DownloadError
+from embeddinggemma.weights.parts import Digest, Parts
 from embeddinggemma.weights.urls import UnsafeUrlError, check_redirect, scrubbed, shown
 
 log = logging.getLogger(__name__)
@@ -22,10 +24,17 @@ _CONNECT_TIMEOUT = 10.0  # seconds
 _WAITS = (0.0, 0.25, 0.5, 1.0, 2.0)  # seconds before each try of a file
 _CHUNK = 1 << 20  # bytes read at a time, at most
 _MAX_REDIRECTS = 5
+# Of a file that is fetched over several connections. Many networks give each connection only a share of what all of
+# them get; a part takes long enough for its request not to count.
+PART_SIZE = 16 << 20
 
 
 class _InterruptedError(Exception):
     """The transfer broke off, and another try may bring the rest."""
+
+
+class _StalledError(DownloadError):
+    """No byte came for too long: the network, or the server, is not there."""
 
 
 class HttpFetcher:
@@ -34,14 +43,16 @@ class HttpFetcher:
     Args:
         stall_seconds: how long no byte may arrive before the transfer is given up.
         token: sent as a bearer token to the downloads' own host, and to no other.
+        connections: how many fetch a file of more than one part at once, if the server sends ranges of it.
 
     """
 
     name = "http"
 
-    def __init__(self, stall_seconds: float, token: str | None = None) -> None:
+    def __init__(self, stall_seconds: float, token: str | None = None, connections: int = 1) -> None:
         self._stall_seconds = stall_seconds
         self._token = token
+        self._connections = connections
 
     def fetch(self, downloads: Sequence[Download]) -> Iterator[tuple[Download, str | None]]:
         """Fetch every file; see Fetcher."""
@@ -51,8 +62,12 @@ class HttpFetcher:
 
     def _fetch_file(self, session: requests.Session, download: Download) -> str:
         """Fetch a file, with a limited number of tries, and return its sha256."""
-        with download.path.open("wb") as file:
+        with download.path.open("w+b") as file:
             arrived = _Arrived(file)
+            if self._connections > 1 and (download.size or 0) > PART_SIZE:
+                self._receive_in_parts(download, arrived)
+                if arrived.size == download.size:
+                    return arrived.sha256.hexdigest()
             for wait in _WAITS:
                 time.sleep(wait)
                 try:
@@ -80,12 +95,80 @@ class HttpFetcher:
         if download.size is not None and arrived.size < download.size:
             raise _InterruptedError(f"{shown(download.url)} ended after {arrived.size:,} of {download.size:,} bytes")
 
-    def _open(self, session: requests.Session, url: str, start: int) -> requests.Response:
+    def _receive_in_parts(self, download: Download, arrived: "_Arrived") -> None:
+        """Receive a large file over several connections: all of it, or its start, and one connection gets the rest.
+
+        Raises:
+            DownloadError: no byte came for too long.
+
+        """
+        parts = Parts(download.size or 0, PART_SIZE)
+        with ThreadPoolExecutor(self._connections, "download") as pool:
+            # Others follow once the first has seen that the server sends ranges: else each would get the whole file.
+            working = [pool.submit(self._fetch_parts, download, arrived.file, parts)]
+            while any(not worker.done() for worker in working):
+                if parts.frontier() and len(working) == 1 and not parts.stopped:
+                    more = self._connections - 1
+                    working += [pool.submit(self._fetch_parts, download, arrived.file, parts) for _ in range(more)]
+                parts.wait(0.1)
+                arrived.read_on(parts.frontier())
+        arrived.read_on(parts.frontier())
+        errors = [error for worker in working if (error := worker.exception())]
+        for error in errors:
+            if not isinstance(error, _InterruptedError | DownloadError) or isinstance(error, _StalledError):
+                raise error
+        if errors:
+            log.info("http: %s; the rest comes over one connection", errors[0])
+
+    def _fetch_parts(self, download: Download, file: BinaryIO, parts: Parts) -> None:
+        """Fetch one part after the other until none is left, or one cannot be fetched."""
+        with requests.Session() as session:
+            try:
+                while (part := parts.claim()) is not None:
+                    self._fetch_part(session, download, file, parts, part)
+            finally:
+                parts.stop()  # after an error; otherwise all parts are claimed
+
+    def _fetch_part(
+        self, session: requests.Session, download: Download, file: BinaryIO, parts: Parts, part: int
+    ) -> None:
+        """Fetch a part, with a limited number of tries, each of what has not arrived yet."""
+        for wait in _WAITS:
+            time.sleep(wait)
+            try:
+                self._receive_part(session, download, file, parts, part)
+            except _InterruptedError as error:
+                reason = error
+                log.info("http: %s", reason)
+            else:
+                return
+        raise _InterruptedError(f"{reason} (tried {len(_WAITS)} times)")
+
+    def _receive_part(
+        self, session: requests.Session, download: Download, file: BinaryIO, parts: Parts, part: int
+    ) -> None:
+        start, end = parts.missing(part)
+        with self._open(session, download.url, start, end) as response:
+            if response.status_code != HTTPStatus.PARTIAL_CONTENT:
+                raise DownloadError(f"{shown(download.url)} sends no ranges")
+            try:
+                while chunk := response.raw.read1(_CHUNK):
+                    if start + len(chunk) > end:
+                        raise DownloadError(f"{shown(download.url)} sends more than was asked for")
+                    os.pwrite(file.fileno(), chunk, start)
+                    start += len(chunk)
+                    parts.append(part, len(chunk))
+            except urllib3.exceptions.HTTPError as error:
+                raise self._explained(error, f"{shown(download.url)} after {start:,} bytes") from None
+        if start < end:
+            raise _InterruptedError(f"{shown(download.url)} ended after {start:,} of {end:,} bytes")
+
+    def _open(self, session: requests.Session, url: str, start: int, end: int | None = None) -> requests.Response:
         """Follow redirects by hand: each must be as safe as the URL before, and another host never gets the token."""
         first_host = urlsplit(url).netloc
         for _ in range(_MAX_REDIRECTS + 1):
             token = self._token if urlsplit(url).netloc == first_host else None
-            response = self._get(session, url, token, start)
+            response = self._get(session, url, token, _range(start, end))
             if not response.is_redirect:
                 return _checked(response, token, start)
             response.close()
@@ -97,8 +180,8 @@ class HttpFetcher:
             url = target
         raise DownloadError(f"{shown(url)}: more than {_MAX_REDIRECTS} redirects")
 
-    def _get(self, session: requests.Session, url: str, token: str | None, start: int) -> requests.Response:
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    def _get(self, session: requests.Session, url: str, token: str | None, wanted: dict[str, str]) -> requests.Response:
+        headers = {"Accept-Encoding": "identity"} | wanted
         try:
             return session.get(
                 url,
@@ -117,9 +200,9 @@ class HttpFetcher:
         while following := cause.__cause__ or cause.__context__:
             cause = following
         if isinstance(error, requests.ConnectTimeout):
-            return DownloadError(f"{what}: no connection within {_CONNECT_TIMEOUT:g} s")
+            return _StalledError(f"{what}: no connection within {_CONNECT_TIMEOUT:g} s")
         if isinstance(cause, TimeoutError):
-            return DownloadError(f"{what}: no byte for {self._stall_seconds:g} s")
+            return _StalledError(f"{what}: no byte for {self._stall_seconds:g} s")
         if isinstance(cause, socket.gaierror):
             reason = f"{what}: name not resolved"
             return DownloadError(reason) if cause.errno == socket.EAI_NONAME else _InterruptedError(reason)
@@ -132,23 +215,30 @@ class HttpFetcher:
         return _InterruptedError(f"{what}: {scrubbed(str(cause))}")
 
 
-class _Arrived:
-    """The bytes of a file that have arrived: on disk, their number and their digest."""
+class _Arrived(Digest):
+    """The bytes of a file that have arrived without a gap: on disk, their number and their digest."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.start_again()
+        super().__init__(file)
+        self.file = file
 
     def start_again(self) -> None:
-        self._file.seek(0)
-        self._file.truncate()
-        self.size = 0
-        self.sha256 = hashlib.sha256()
+        """Forget what has arrived."""
+        Digest.__init__(self, self.file)
+        self.file.truncate(0)
 
     def append(self, chunk: bytes) -> None:
-        self._file.write(chunk)
+        """Write what comes next."""
+        os.pwrite(self.file.fileno(), chunk, self.size)
         self.sha256.update(chunk)
         self.size += len(chunk)
+
+
+def _range(start: int, end: int | None) -> dict[str, str]:
+    """Return the header that asks for the bytes from `start` on, or up to but without `end`."""
+    if end is not None:
+        return {"Range": f"bytes={start}-{end - 1}"}
+    return {"Range": f"bytes={start}-"} if start else {}
 
 
 class _BearerToken(requests.auth.AuthBase):

@@ -1,6 +1,7 @@
-"""Downloads with pget, Replicate's parallel downloader: fast, but it never notices a stall, so a watchdog runs with it.
+"""Downloads with pget, Replicate's parallel downloader: fast, but it never gives up, so a watchdog runs with it.
 
-It checks no digest, leaves partial files behind, and panics where a server ignores Range (seen with version 0.11.0).
+Seen with version 0.11.0: it checks no digest, leaves partial files behind, panics where a server ignores Range, waits
+for ever for a silent server, and asks again for ever, at once, where every answer breaks off.
 """
 
 import os
@@ -12,10 +13,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 from embeddinggemma.weights.fetching import Download, DownloadError, arrived_bytes
+from embeddinggemma.weights.parts import Follower
 from embeddinggemma.weights.store import without_token
 from embeddinggemma.weights.urls import scrubbed
 
+# It writes a chunk when it has all of it, so small chunks show early that bytes arrive. (By default they have 125 MB.)
+_CONNECTIONS, _CHUNK = 8, 4 << 20
+# Bytes a second of the stall time that it may have read beyond those it wrote, and that still count as progress: first
+# chunks that are on their way. Where every answer breaks off, it reads headers without end and writes nothing. So it
+# has to bring about 1 MB/s; a slower network is left to plain HTTP.
+_AHEAD = 64 << 10
 _MIN_PROGRESS = 1 << 16  # bytes; an idle process still reads a few, to wake its own threads
+_MAX_MEMORY = 900 << 20  # bytes; it needs connections × chunks, and grows without end where every answer breaks off
+_MAX_MESSAGES = 1 << 20  # bytes
 _MAX_REASON = 300  # characters of its message
 
 
@@ -35,23 +45,25 @@ class PgetFetcher:
         self._stall_seconds = stall_seconds
 
     def fetch(self, downloads: Sequence[Download]) -> Iterator[tuple[Download, str | None]]:
-        """Fetch every file with one `pget multifile`; see Fetcher."""
-        failure = self._run(downloads)
+        """Fetch every file with one `pget multifile`, and hash it while it is written; see Fetcher."""
+        followers = {download: Follower(download.path) for download in downloads if download.size}
+        failure = self._run(downloads, list(followers.values()))
         for download in downloads:
             size = arrived_bytes([download])
             if size == download.size or (download.size is None and not failure):
-                yield download, None
+                yield download, followers[download].finish(size) if download in followers else None
             elif not failure:
                 failure = f"{download.path.name} has {size:,} bytes, not {download.size:,}"
         if failure:
             raise DownloadError(failure)
 
-    def _run(self, downloads: Sequence[Download]) -> str | None:
+    def _run(self, downloads: Sequence[Download], followers: Sequence[Follower]) -> str | None:
         """Run the program until it ends or stalls; return what went wrong. URLs go in by stdin: they may be secret."""
         folder = Path(os.path.commonpath([download.path.parent for download in downloads]))
         listing = "".join(f"{download.url} {download.path.relative_to(folder)}\n" for download in downloads)
         environment = without_token(os.environ)
         environment["PGET_PID_FILE"] = str(folder / ".pget.pid")  # its default, in /run, is not writable for all
+        environment |= {"PGET_CONCURRENCY": str(_CONNECTIONS), "PGET_CHUNK_SIZE": str(_CHUNK)}
         with tempfile.TemporaryFile() as messages, tempfile.TemporaryFile() as urls:
             urls.write(listing.encode())
             urls.seek(0)
@@ -67,24 +79,38 @@ class PgetFetcher:
             except OSError as error:
                 return f"it cannot be started: {error.strerror}"
             try:
-                if self._stalls(process, downloads):
-                    return f"no new byte for {self._stall_seconds:g} s; ended"
+                if reason := self._watch(process, downloads, followers, messages):
+                    return f"{reason}; ended"
             finally:
                 process.kill()
                 process.wait()
             return f"exit code {process.returncode}: {_reason(messages)}" if process.returncode else None
 
-    def _stalls(self, process: subprocess.Popen[bytes], downloads: Sequence[Download]) -> bool:
-        """Wait for the process to end; return early, and True, when it moves no more bytes."""
+    def _watch(
+        self,
+        process: subprocess.Popen[bytes],
+        downloads: Sequence[Download],
+        followers: Sequence[Follower],
+        messages: BinaryIO,
+    ) -> str | None:
+        """Wait for the process to end, and hash what it writes; return early, with the reason, if it must be ended."""
         watchdog = Watchdog(self._stall_seconds, time.monotonic())
         while not watchdog.stalled:
             try:
                 process.wait(timeout=min(1.0, self._stall_seconds / 4))
             except subprocess.TimeoutExpired:
-                watchdog.look(bytes_read(process.pid) + arrived_bytes(downloads), time.monotonic())
+                written = arrived_bytes(downloads)
+                ahead = min(_AHEAD * self._stall_seconds, max(0, bytes_read(process.pid) - written))
+                watchdog.look(int(written + ahead), time.monotonic())
+                if memory_of(process.pid) > _MAX_MEMORY:
+                    return f"it holds more than {_MAX_MEMORY >> 20} MB of memory"
+                if os.fstat(messages.fileno()).st_size > _MAX_MESSAGES:
+                    return "it writes one message after the other"
+                for follower in followers:
+                    follower.look()
             else:
-                return False
-        return True
+                return None
+        return f"no new byte for {self._stall_seconds:g} s"
 
 
 class Watchdog:
@@ -104,7 +130,7 @@ class Watchdog:
 
 
 def bytes_read(pid: int) -> int:
-    """Return how many bytes a process has read so far: pget holds up to 125 MB of a chunk before it writes any.
+    """Return how many bytes a process has read so far: pget holds a chunk before it writes any of it.
 
     Where the system does not report it (Linux does), return 0: then only the files' growth counts as progress.
     """
@@ -115,10 +141,19 @@ def bytes_read(pid: int) -> int:
     return int(dict(line.split(": ") for line in counters.splitlines())["rchar"])
 
 
+def memory_of(pid: int) -> int:
+    """Return the bytes of memory that a process holds; 0 where the system does not report it (Linux does)."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def _reason(messages: BinaryIO) -> str:
     """Return the reason that a program gave for its end: the line of its panic, otherwise its last line."""
-    messages.seek(0)
-    lines = [line for line in messages.read().decode(errors="replace").splitlines() if line.strip()] or [
+    messages.seek(max(0, os.fstat(messages.fileno()).st_size - _MAX_MESSAGES))
+    lines = [line for line in messages.read(_MAX_MESSAGES).decode(errors="replace").splitlines() if line.strip()] or [
         "no reason given"
     ]
     reason = next((line for line in lines if line.startswith("panic:")), lines[-1])

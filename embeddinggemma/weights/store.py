@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 STALL_SECONDS = 30.0  # longer than any pause of a transfer that is still alive
+CONNECTIONS = 8
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Store:
     """Sent only to the manifest's gated source."""
     stall_seconds: float = STALL_SECONDS
     """How long a download may bring no byte before the next route is tried."""
+    connections: int = CONNECTIONS
+    """How many fetch a large file at once over HTTP."""
 
 
 def without_token(environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,15 @@ def test_tokens_and_truncation_are_written(embed: Embed, embedder: Embedder) -> 
     assert table["tokens"].to_pylist() == [len(text.ids) for text in expected]
     assert table["tokens"][1].as_py() == MAX_TOKENS
     assert table["truncated"].to_pylist() == [False, True]
+
+
+def test_texts_that_would_be_truncated_can_be_rejected(embed: Embed) -> None:
+    embedded = embed([{"text": text} for text in ("first", "word " * 3000, "last")], Options(truncate=False))
+    assert embedded.table["text"].to_pylist() == ["first", "last"]
+    assert embedded.rows == 2
+    [reject] = embedded.rejects
+    assert reject.row == 2
+    assert re.fullmatch(r"the text has 3,00\d tokens, prompt included; the limit is 2,048", reject.reason)
 
 
 def test_titles_and_tasks_are_in_the_prompt(embed: Embed, embedder: Embedder) -> None:

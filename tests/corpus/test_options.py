@@ -12,6 +12,7 @@ from embeddinggemma.tokenizer import MAX_TOKENS, Tokenizer
     [
         ({"task": "poetry"}, "--task is 'poetry'; it must be one of retrieval_document"),
         ({"dimension": 300}, "--dimension is 300; it must be one of 768, 512, 256, 128"),
+        ({"truncate": False, "chunk": 100}, "--no-truncate goes without --chunk"),
         ({"dtype": "int4"}, "--dtype is 'int4'; it must be one of float32, float16, int8, ubinary"),
         ({"title_column": "t", "task": "clustering"}, "--title-column goes with --task retrieval_document only"),
         ({"rows_per_part": 0}, "--rows-per-part is 0; it must be at least 1"),

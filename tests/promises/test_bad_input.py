@@ -296,6 +296,6 @@ def test_slow_senders_do_not_delay_other_requests(container: ObservedServer, evi
             connection.sendall(whole[position : position + 1])
         assert container.post(text="a quick request").status == 200
     for connection in slow:
-        assert connection.recv(15) in (b"HTTP/1.1 200 OK", b"HTTP/1.1 409 Co")
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
         connection.close()
     evidence.record(PROMISE, "slow senders, a byte at a time", "64 senders, 100 other requests answered meanwhile")

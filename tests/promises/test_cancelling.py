@@ -6,7 +6,6 @@ import socket
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 
@@ -14,7 +13,7 @@ import pytest
 
 from predict import Predictor
 from tests.support.servers import HeldServer
-from tools.client import readable, request_bytes, until_taken, wait_until
+from tools.client import readable, request_bytes, wait_until
 from tools.evidence import Evidence
 from tools.observed_server import MARKER
 
@@ -102,7 +101,7 @@ def test_a_cancel_in_the_first_instant_may_be_lost_but_no_answer_is(
             return _outcome(connection)
 
     with ThreadPoolExecutor(32) as clients:
-        outcomes = Counter(clients.map(lambda number: _until_taken(lambda: cancel(number)), range(cancels)))
+        outcomes = Counter(clients.map(cancel, range(cancels)))
     assert outcomes.total() == cancels
     assert outcomes.keys() <= {"canceled", "computed to its end", "failed"}
     wait_until(held.is_idle)
@@ -129,8 +128,3 @@ def _outcome(connection: socket.socket) -> str:
     if response.status == HTTPStatus.CONFLICT:
         return REFUSED
     return "computed to its end" if "tokens" in ended["metrics"] else str(ended["status"])
-
-
-def _until_taken(cancel: Callable[[], str]) -> str:
-    """Return how a cancelled request ended; send it again if the server refused it by a stray 409."""
-    return until_taken(cancel, lambda outcome: HTTPStatus.CONFLICT if outcome == REFUSED else HTTPStatus.OK)

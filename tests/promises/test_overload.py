@@ -1,15 +1,23 @@
 """Overload is answered with a reason, and does not harm the requests that were taken."""
 
+import http.client
 import json
 import re
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from http import HTTPStatus
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from embeddinggemma.leftovers import FOLDER
 from predict import Predictor
 from tests.support.servers import HeldServer
-from tools.client import request_bytes, wait_until
+from tools.client import exchange, request_bytes, wait_until
 from tools.evidence import Evidence
 from tools.observed_server import MARKER
 
@@ -36,6 +44,63 @@ def test_beyond_the_slots_requests_get_409_and_the_others_are_answered(held: Hel
     assert statuses == [b"HTTP/1.1 200 OK"] * 8
     how = f"all {SLOTS} slots taken, then ten more requests"
     evidence.record(PROMISE, how, "409 ten times; the requests in the slots are answered")
+
+
+def test_no_request_is_refused_while_slots_are_free(held: HeldServer, full: bool, evidence: Evidence) -> None:
+    """With two of its threads, Cog's server refused one request in a hundred or a thousand."""
+    clients, requests = 64, 25_600 if full else 2_560
+    body = {"text": f"{MARKER} short"}
+
+    def ask(_: int) -> Counter[int]:
+        connection = http.client.HTTPConnection("127.0.0.1", held.port, timeout=600)
+        with closing(connection):
+            return Counter(exchange(connection, body)[0] for _ in range(requests // clients))
+
+    with ThreadPoolExecutor(clients) as threads:
+        statuses = sum(threads.map(ask, range(clients)), Counter())
+    assert statuses == {HTTPStatus.OK: requests}
+    evidence.record(PROMISE, f"{clients} clients, {SLOTS} slots", f"{requests:,} requests, not one answer of 409")
+
+
+def test_an_array_answer_holds_nobody_up(held: HeldServer, full: bool, evidence: Evidence) -> None:
+    """The times are for the table: that its rows are written one by one, and how many, are tests of their own."""
+    texts = [f"{MARKER} {number}" for number in range(256)]
+    expected = held.vectors(texts=texts).astype(float).tolist()
+    assert held.predict(texts=texts, output_format="array")["embedding"] == expected
+    ends = threading.Event()
+    times: list[float] = []
+
+    def ask_for_arrays() -> None:
+        while not ends.is_set():
+            held.predict(texts=texts, output_format="array")
+
+    with ThreadPoolExecutor(1) as thread:
+        arrays = thread.submit(ask_for_arrays)
+        for _ in range(1_000 if full else 50):
+            began = time.perf_counter()
+            held.embedding(text=MARKER)
+            times.append((time.perf_counter() - began) * 1000)
+        ends.set()
+        arrays.result()
+    p50, p99 = np.percentile(times, (50, 99))
+    how = "a short text beside answers of 256 vectors as array, one after the other"
+    evidence.record(PROMISE, how, f"the same numbers as in base64; p50 {p50:.0f} ms, p99 {p99:.0f} ms")
+
+
+def test_the_disk_stays_flat(held: HeldServer, evidence: Evidence) -> None:
+    names = [f"disk-{number}" for number in range(200)]
+    for name in names:
+        answer = held.send(json.dumps({"input": {"text": MARKER}}).encode(), method="PUT", path=f"/predictions/{name}")
+        assert answer.status == HTTPStatus.OK
+    with held.held():
+        [waiting] = held.fill_slots(1, request_bytes(LONG, method="PUT", path="/predictions/disk-waits"))
+        wait_until(lambda: not any((FOLDER / name).exists() for name in names))
+        assert (FOLDER / "disk-waits").is_dir()
+    assert waiting.recv(15) == b"HTTP/1.1 200 OK"
+    waiting.close()
+    wait_until(lambda: not (FOLDER / "disk-waits").exists())
+    how = f"{len(names)} predictions, then one that is held: the folders that Cog's server makes for them"
+    evidence.record(PROMISE, how, "each gone some seconds after its prediction, and none before")
 
 
 def test_memory_is_bounded_with_every_slot_full(held: HeldServer, evidence: Evidence) -> None:

@@ -11,6 +11,7 @@ DEFAULTS: dict[str, Any] = {
     "normalize": True,
     "output_format": "base64",
     "output_dtype": "float32",
+    "truncate": True,
 }
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -24,6 +25,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"texts": ["a"] * 1025}, r"texts has 1,025 texts; the limit is 1,024"),
     ({"text": "a\ud800"}, "text has a lone surrogate at character 1"),
     ({"text": "a", "title": "T", "task": "clustering"}, "title goes with task retrieval_document only"),
+    ({"text": "a", "title": "T", "task": "none"}, "title goes with task retrieval_document only"),
+    (
+        {"texts": ["a"] * 257, "output_format": "array"},
+        "257 texts of 768 numbers are 197,376 numbers; the limit is 196,608",
+    ),
     ({"text": "a", "task": "search"}, "task is 'search'; it must be one of"),
     ({"text": "a", "embedding_dim": 300}, "embedding_dim is 300; it must be one of 768, 512, 256, 128"),
     ({"text": "a", "output_format": "csv"}, "output_format is 'csv'; it must be one of base64, array"),

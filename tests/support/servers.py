@@ -75,7 +75,8 @@ class HeldServer(ObservedServer):
     def fill_slots(self, slots: int, *requests: bytes) -> list[socket.socket]:
         """Fill this many slots of a held server; return the connections of their requests, once all have begun.
 
-        The requests take turns. A request that is refused by a stray 409 is sent again.
+        The requests take turns. A request is sent again if it is refused: a slot is free only a moment after the answer
+        to its request was sent.
         """
         goal = self.begun() + slots
         taken: dict[socket.socket, int] = {}

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from embeddinggemma.weights import http
+from embeddinggemma.weights import http, pget
 from embeddinggemma.weights.cache import WeightsError, ensure_weights
 from embeddinggemma.weights.manifest import Source
 from embeddinggemma.weights.store import Store
@@ -47,7 +47,11 @@ PERMANENT: dict[str, Fault] = {
     "401": status(401),
     "403": status(403),
     "500, again and again": status(500),
+    "501": status(501),
+    "429, again and again": status(429),
     "cut at 10 %, again and again": cut(0.1),
+    "headers, and then closed, again and again": cut(0),
+    "a redirect to itself": redirect(f"/cdn/{BIG}"),
     "the server stops sending at 50 %": silence(0.5),
     "the server never sends a byte": silence(0),
     "cut at 50 %, and Range is ignored": both(cut(0.5), ignore_range),
@@ -72,9 +76,9 @@ def server(file_server: FaultyServer) -> FaultyServer:
     return file_server
 
 
-@pytest.fixture(params=["http", "pget", "the real pget"])
+@pytest.fixture(params=["http", "http in parts", "pget", "the real pget"])
 def fetcher(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Put one kind of pget on PATH, or none; return the fetcher's name."""
+    """Put one kind of pget on PATH, or none; return the fetcher's name. "In parts": over several connections."""
     programs = tmp_path / "bin"
     programs.mkdir()
     if request.param == "pget":
@@ -84,8 +88,11 @@ def fetcher(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         if not real:
             pytest.skip("there is no pget on PATH, and PGET names none")
         (programs / "pget").symlink_to(real)
+    if request.param == "http in parts":
+        monkeypatch.setattr(http, "PART_SIZE", 200_000)
     monkeypatch.setenv("PATH", str(programs))
     monkeypatch.setattr(http, "_WAITS", (0.0,) * 5)
+    monkeypatch.setattr(pget, "_MAX_MESSAGES", 20_000)
     return str(request.param)
 
 
@@ -137,7 +144,7 @@ def test_if_the_only_source_fails_the_error_is_clear_and_the_next_start_works(
     server.fail(f"/cdn/{BIG}", itertools.repeat(PERMANENT[fault]))
     with pytest.raises(WeightsError, match=rf"{BIG} is missing .3,000,000 bytes, sha256") as error:
         fetch(tmp_path / "cache", cdn, stall_seconds=stall_seconds(fault))
-    assert f"{cdn} with {'http' if fetcher == 'http' else 'pget'}: " in str(error.value)
+    assert f"{cdn} with {'http' if fetcher.startswith('http') else 'pget'}: " in str(error.value)
     assert not strays(tmp_path / "cache")
     server.fail(f"/cdn/{BIG}", [])
     assert is_right(fetch(tmp_path / "cache", cdn))

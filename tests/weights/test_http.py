@@ -4,8 +4,10 @@ import hashlib
 import itertools
 import logging
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -31,11 +33,17 @@ def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def fetch(
-    url: str, tmp_path: Path, *, token: str | None = None, size: int | None = len(BODY), stall_seconds: float = 600
+    url: str,
+    tmp_path: Path,
+    *,
+    token: str | None = None,
+    size: int | None = len(BODY),
+    stall_seconds: float = 600,
+    connections: int = 1,
 ) -> str | None:
     """Fetch one file and return its digest, which must be that of its bytes on disk."""
     wanted = Download(url, tmp_path / "file", size)
-    [(fetched, sha256)] = HttpFetcher(stall_seconds, token).fetch([wanted])
+    [(fetched, sha256)] = HttpFetcher(stall_seconds, token, connections).fetch([wanted])
     assert fetched == wanted
     assert sha256 == hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest()
     return sha256
@@ -176,3 +184,99 @@ def test_a_certificate_that_is_not_trusted_is_refused(tmp_path: Path) -> None:
             DownloadError, match=r"^127\.0\.0\.1 cannot be reached: certificate not trusted: self-signed"
         ):
             fetch(untrusted.url + PATH, tmp_path)
+
+
+RIGHT = hashlib.sha256(BODY).hexdigest()
+
+
+def well(_: object) -> None:
+    """No fault."""
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut the file into eleven parts."""
+    monkeypatch.setattr(http, "PART_SIZE", 100_000)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_large_file_comes_in_parts_that_are_fetched_once(server: FaultyServer, tmp_path: Path) -> None:
+    assert fetch(server.url + PATH, tmp_path, connections=4) == RIGHT
+    bounds = range(0, len(BODY), 100_000)
+    expected = [f"bytes={begin}-{min(begin + 100_000, len(BODY)) - 1}" for begin in bounds]
+    assert sorted(map(str, ranges(server))) == sorted(expected)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_several_parts_are_on_their_way_at_once(server: FaultyServer, tmp_path: Path) -> None:
+    """Four answers wait for each other: fewer connections would wait for ever."""
+    together = threading.Barrier(4, timeout=600)
+
+    def wait_for_the_others(_: object) -> None:
+        together.wait()
+
+    server.fail(PATH, [well, *[wait_for_the_others] * 4])
+    assert fetch(server.url + PATH, tmp_path, connections=4) == RIGHT
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("fault", [cut(0.1), cut(0.99), reset(0.5), status(503)])
+def test_of_a_part_that_breaks_off_only_the_rest_is_fetched(fault: Fault, server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, [well, fault, fault, well, fault])
+    assert fetch(server.url + PATH, tmp_path, connections=4) == RIGHT
+    asked = [str(wanted) for wanted in ranges(server)]
+    assert len(asked) == 11 + 3
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_if_a_server_sends_no_ranges_one_connection_gets_the_file(server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, itertools.repeat(ignore_range))
+    assert fetch(server.url + PATH, tmp_path, connections=4) == RIGHT
+    assert ranges(server) == ["bytes=0-99999", None]
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_if_a_server_refuses_more_connections_one_connection_gets_the_rest(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    server.fail(PATH, [well, status(429), status(429), status(429)])
+    assert fetch(server.url + PATH, tmp_path, connections=4) == RIGHT
+    assert str(ranges(server)[-1]).endswith("-"), "the rest was not asked for as a whole"
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("code", [401, 404])
+def test_a_large_file_that_is_refused_is_an_error(code: int, server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, itertools.repeat(status(code)))
+    with pytest.raises(DownloadError, match=f"HTTP {code}"):
+        fetch(server.url + PATH, tmp_path, connections=4)
+    assert len(ranges(server)) == 2
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_large_file_of_which_no_byte_comes_is_given_up_once(server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, itertools.repeat(silence(0.5)))
+    with pytest.raises(DownloadError, match=r"no byte for 0\.5 s"):
+        fetch(server.url + PATH, tmp_path, connections=4, stall_seconds=0.5)
+    assert all("-" in str(wanted) and not str(wanted).endswith("-") for wanted in ranges(server))
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_file_of_another_size_is_refused_in_parts_too(server: FaultyServer, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=r"has 1,024,000 bytes, not 1,024,001"):
+        fetch(server.url + PATH, tmp_path, size=len(BODY) + 1, connections=4)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_parts_send_the_token_to_the_first_host_alone(server: FaultyServer, tmp_path: Path) -> None:
+    with FaultyServer() as other:
+        other.files[PATH] = BODY
+        server.fail(PATH, itertools.repeat(redirect(f"http://localhost:{urlsplit(other.url).port}{PATH}")))
+        assert fetch(server.url + PATH, tmp_path, token="hf_secret", connections=4) == RIGHT
+        assert {request.headers.get("Authorization") for request in server.asked_for(PATH)} == {"Bearer hf_secret"}
+        assert {request.headers.get("Authorization") for request in other.asked_for(PATH)} == {None}
+
+
+def test_a_small_file_comes_over_one_connection(server: FaultyServer, tmp_path: Path) -> None:
+    assert fetch(server.url + PATH, tmp_path, connections=4) == RIGHT
+    assert ranges(server) == [None]

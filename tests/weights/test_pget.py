@@ -1,7 +1,9 @@
 """pget runs under a watchdog: the fetcher always ends, and only whole files count as fetched."""
 
+import hashlib
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -35,7 +37,7 @@ def test_a_full_file_is_yielded_and_a_partial_file_is_not(tmp_path: Path) -> Non
     download = [Download("https://cdn.example/a", tmp_path / "arrived" / name, 5) for name in ("full", "partial")]
     source = READ + "open('full', 'w').write('12345'); open('partial', 'w').write('123'); sys.exit(1)"
     arrivals = PgetFetcher(str(program(tmp_path / "pget", source)), 600).fetch(download)
-    assert next(arrivals) == (download[0], None)
+    assert next(arrivals) == (download[0], hashlib.sha256(b"12345").hexdigest())
     with pytest.raises(DownloadError, match="exit code 1"):
         next(arrivals)
 
@@ -86,6 +88,7 @@ def test_a_transfer_is_stalled_only_if_it_makes_no_progress() -> None:
 
 def test_a_program_that_reads_before_it_writes_is_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The program writes after eight looks that saw it read, which take longer than the stall time."""
+    monkeypatch.setattr(pget, "_AHEAD", 1 << 30)
     looks: list[int] = []
 
     def reads(_: int) -> int:
@@ -97,6 +100,36 @@ def test_a_program_that_reads_before_it_writes_is_not_ended(tmp_path: Path, monk
     monkeypatch.setattr(pget, "bytes_read", reads)
     waits = f"from pathlib import Path\nwhile not Path({str(tmp_path / 'write')!r}).exists():\n    time.sleep(0.01)\n"
     assert fetch(tmp_path, READ + waits + WRITE, stall_seconds=0.4) == ["one", "two"]
+
+
+def test_a_program_that_reads_without_end_and_writes_nothing_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pget, "bytes_read", lambda _: time.monotonic_ns())
+    with pytest.raises(DownloadError, match=r"no new byte for 0\.5 s; ended"):
+        fetch(tmp_path, "import signal\nsignal.pause()\n", stall_seconds=0.5)
+
+
+def test_a_program_that_repeats_itself_is_ended(tmp_path: Path) -> None:
+    source = "import sys\nwhile True: sys.stderr.write('retrying ' * 100 + '\\n')\n"
+    with pytest.raises(DownloadError, match="it writes one message after the other; ended"):
+        fetch(tmp_path, source, stall_seconds=4)
+
+
+def test_a_program_that_takes_too_much_memory_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pget, "_MAX_MEMORY", 64 << 20)
+    with pytest.raises(DownloadError, match="it holds more than 64 MB of memory; ended"):
+        fetch(tmp_path, "import signal\nheld = b'1' * (100 << 20)\nsignal.pause()\n", stall_seconds=4)
+
+
+def test_a_files_digest_is_known_when_it_has_arrived(tmp_path: Path) -> None:
+    (tmp_path / "arrived").mkdir()
+    download = Download("https://cdn.example/a", tmp_path / "arrived" / "a", 6)
+    source = (
+        READ + "file = open('a', 'wb', 0)\nfor byte in b'012345':\n    file.write(bytes([byte])); time.sleep(0.1)\n"
+    )
+    [(fetched, sha256)] = PgetFetcher(str(program(tmp_path / "pget", source)), 600).fetch([download])
+    assert (fetched, sha256) == (download, hashlib.sha256(b"012345").hexdigest())
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not say how much a process has read")

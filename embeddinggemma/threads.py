@@ -1,0 +1,94 @@
+"""How many threads this process may keep busy: its processors, or its share of them.
+
+Neither PyTorch nor the tokenizer knows a container's quota: under `docker run --cpus 4` on a machine with 64 cores they
+start 64 threads, which then wait for each other.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_MACHINE = Path("/")
+_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")  # PyTorch's two, and the tokenizer's
+
+
+def set_threads(wanted: int | None) -> tuple[int, str]:
+    """Return how many threads to compute with, and why; tell the libraries that have not started theirs yet.
+
+    Args:
+        wanted: EMBEDDINGGEMMA_THREADS, which overrules all else; then comes OMP_NUM_THREADS.
+
+    """
+    if wanted:
+        threads, reason = wanted, "EMBEDDINGGEMMA_THREADS"
+    elif (given := os.environ.get(_POOLS[0], "")).isdecimal() and int(given) > 0:
+        threads, reason = int(given), _POOLS[0]
+    else:
+        threads, reason = available_threads()
+    os.environ.update(dict.fromkeys(_POOLS, str(threads)))
+    return threads, reason
+
+
+def available_threads(machine: Path = _MACHINE) -> tuple[int, str]:
+    """Return the least of the processors that this process may run on and the quotas of its control groups; and why.
+
+    A quota is rounded up. Control groups of both versions count, from the process's own up to the root.
+
+    Args:
+        machine: the root of the file system that /proc and /sys are read from.
+
+    """
+    threads, reason = len(os.sched_getaffinity(0)), "processors"
+    for path, quota in _quotas(machine):
+        if max(1, math.ceil(quota)) < threads:
+            threads, reason = max(1, math.ceil(quota)), f"{path} allows {quota:g}"
+    return threads, reason
+
+
+def _quotas(machine: Path) -> Iterator[tuple[Path, float]]:
+    """Yield each file with a limit, and the processors that it allows."""
+    for group in _lines(machine / "proc/self/cgroup"):
+        _, controllers, name = group.split(":", 2)
+        if not controllers:
+            yield from _quotas_of_version_2(machine / "sys/fs/cgroup", name)
+        elif "cpu" in controllers.split(","):
+            for mounted in dict.fromkeys((controllers, "cpu,cpuacct", "cpu")):
+                yield from _quotas_of_version_1(machine / "sys/fs/cgroup" / mounted, name)
+
+
+def _quotas_of_version_2(root: Path, name: str) -> Iterator[tuple[Path, float]]:
+    """cpu.max holds `QUOTA PERIOD` in microseconds, or `max PERIOD`."""
+    for folder in _up(root, name):
+        for line in _lines(folder / "cpu.max"):
+            quota, period = line.split()
+            if quota != "max":
+                yield folder / "cpu.max", int(quota) / int(period)
+
+
+def _quotas_of_version_1(root: Path, name: str) -> Iterator[tuple[Path, float]]:
+    """The quota is in microseconds, and -1 if there is none."""
+    for folder in _up(root, name):
+        for quota in _lines(folder / "cpu.cfs_quota_us"):
+            for period in _lines(folder / "cpu.cfs_period_us"):
+                if int(quota) > 0:
+                    yield folder / "cpu.cfs_quota_us", int(quota) / int(period)
+
+
+def _up(root: Path, name: str) -> Iterator[Path]:
+    """Yield the folder of a control group and of each group above it.
+
+    In a container the group's name may be the machine's, of which only the root is visible.
+    """
+    folder = root / name.lstrip("/")
+    while folder != root and root in folder.parents:
+        yield folder
+        folder = folder.parent
+    yield root
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
