@@ -1,7 +1,8 @@
-"""A folder over HTTP on loopback, with Range: `python -m benchmarks.cdn FOLDER [MB/s]`; prints its port.
+"""A folder over HTTP on loopback, with Range: `python -m benchmarks.cdn FOLDER [MB/s [MB/s]]`; prints its port.
 
 It needs little processor time: the kernel copies the bytes (sendfile), so the cores are left to the program that
-downloads them. Without a rate it sends as fast as it can; with a rate, all connections share it.
+downloads them. Without a rate it sends as fast as it can; with a rate, all connections share it; with a second one,
+each has at most that.
 """
 
 import re
@@ -37,6 +38,7 @@ class Handler(SimpleHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     pace: Pace | None = None
+    rate_of_each: float | None = None
 
     def do_GET(self) -> None:
         """Send the file, or the requested range."""
@@ -53,13 +55,15 @@ class Handler(SimpleHTTPRequestHandler):
         if asked:
             self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
         self.end_headers()
+        own_pace = Pace(self.rate_of_each) if self.rate_of_each else None
         piece = _PIECE if self.pace else size
         with path.open("rb") as file:
             self.wfile.flush()
             for start in range(first, last + 1, piece):
                 count = min(piece, last + 1 - start)
-                if self.pace:
-                    self.pace.wait(count)
+                for pace in (self.pace, own_pace):
+                    if pace:
+                        pace.wait(count)
                 self.connection.sendfile(file, start, count)
 
     def log_message(self, *_: object) -> None:
@@ -71,6 +75,8 @@ def main() -> None:
     folder, *rate = sys.argv[1:]
     if rate:
         Handler.pace = Pace(float(rate[0]) * 1e6)
+    if rate[1:]:
+        Handler.rate_of_each = float(rate[1]) * 1e6
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder))
     print(server.server_port, flush=True)
     server.serve_forever()

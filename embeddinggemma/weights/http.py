@@ -37,6 +37,10 @@ class _StalledError(DownloadError):
     """No byte came for too long: the network, or the server, is not there."""
 
 
+class _NoRangesError(DownloadError):
+    """The server sends whole files only."""
+
+
 class HttpFetcher:
     """HTTP through the library `requests`: one file after the other, digests on the way, resumed where cut off.
 
@@ -99,7 +103,7 @@ class HttpFetcher:
         """Receive a large file over several connections: all of it, or its start, and one connection gets the rest.
 
         Raises:
-            DownloadError: no byte came for too long.
+            DownloadError: no byte came for too long, or the server refuses the file.
 
         """
         parts = Parts(download.size or 0, PART_SIZE)
@@ -115,7 +119,8 @@ class HttpFetcher:
         arrived.read_on(parts.frontier())
         errors = [error for worker in working if (error := worker.exception())]
         for error in errors:
-            if not isinstance(error, _InterruptedError | DownloadError) or isinstance(error, _StalledError):
+            refused = isinstance(error, DownloadError) and not arrived.size and not isinstance(error, _NoRangesError)
+            if refused or isinstance(error, _StalledError) or not isinstance(error, DownloadError | _InterruptedError):
                 raise error
         if errors:
             log.info("http: %s; the rest comes over one connection", errors[0])
@@ -150,7 +155,10 @@ class HttpFetcher:
         start, end = parts.missing(part)
         with self._open(session, download.url, start, end) as response:
             if response.status_code != HTTPStatus.PARTIAL_CONTENT:
-                raise DownloadError(f"{shown(download.url)} sends no ranges")
+                raise _NoRangesError(f"{shown(download.url)} sends no ranges")
+            total = response.headers["Content-Range"].rpartition("/")[2]
+            if total not in (str(download.size), "*"):
+                raise DownloadError(f"{shown(download.url)} has {int(total):,} bytes, not {download.size:,}")
             try:
                 while chunk := response.raw.read1(_CHUNK):
                     if start + len(chunk) > end:

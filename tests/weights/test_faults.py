@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,6 +202,29 @@ def test_a_redirect_from_https_to_http_is_not_followed_with_a_token_or_without(
     outcomes.record("redirect from https to http", fetcher, story(log))
     if fetcher == "http":
         assert "is not https any more" in log.text
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["cut at 10 %, again and again", "headers, and then closed, again and again", "a redirect to itself"],
+)
+@pytest.mark.usefixtures("fetcher")
+def test_what_never_ends_by_itself_is_ended_over_tls_and_with_a_delay_too(
+    fault: str, server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each round then takes longer, and reads more bytes that are no file's."""
+    for variable in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.setenv(variable, str(faulty_server.CERTIFICATE))
+
+    def late(answer: faulty_server.Answer) -> None:
+        time.sleep(0.04)
+        PERMANENT[fault](answer)
+
+    with FaultyServer(tls=True) as cdn:
+        cdn.publish("cdn", FILES)
+        cdn.fail(f"/cdn/{BIG}", itertools.repeat(late))
+        sources = (f"{cdn.url}/cdn/{{path}}", f"{server.url}/mirror/{{path}}")
+        assert is_right(fetch(tmp_path / "cache", *sources, stall_seconds=SHORT_TIMEOUT))
 
 
 HOSTILE = ["../outside", "/tmp/embeddinggemma-outside", "snapshots/../../outside"]  # noqa: S108
