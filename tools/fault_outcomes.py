@@ -10,7 +10,7 @@ _HEADER = """# Faults, and what comes of them
 Written by `scripts/faults`, which produces each row anew: a server on loopback goes wrong with the largest of three
 files. *pget* is a stand-in with pget's habits, so that the rows can be produced where pget itself is not; with
 the program on PATH, or named by PGET, the same tests run with it too, and with *http* over several connections, which
-is what happens to files of more than 16 MiB. `cdn` is the faulty source, `mirror` the next.
+is what happens to files of more than 8 MiB. `cdn` is the faulty source, `mirror` the next.
 
 """
 

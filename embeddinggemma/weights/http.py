@@ -24,9 +24,9 @@ _CONNECT_TIMEOUT = 10.0  # seconds
 _WAITS = (0.0, 0.25, 0.5, 1.0, 2.0)  # seconds before each try of a file
 _CHUNK = 1 << 20  # bytes read at a time, at most
 _MAX_REDIRECTS = 5
-# Of a file that is fetched over several connections. Many networks give each connection only a share of what all of
-# them get; a part takes long enough for its request not to count.
-PART_SIZE = 16 << 20
+# Of a file that is fetched over several connections: many networks give each connection only a share of what all of
+# them get. A part takes much longer than its request, and the last parts are soon over.
+PART_SIZE = 8 << 20
 
 
 class _InterruptedError(Exception):
@@ -59,14 +59,30 @@ class HttpFetcher:
         self._connections = connections
 
     def fetch(self, downloads: Sequence[Download]) -> Iterator[tuple[Download, str | None]]:
-        """Fetch every file; see Fetcher."""
-        with requests.Session() as session:
-            for download in downloads:
-                yield download, self._fetch_file(session, download)
+        """Fetch every file; see Fetcher. Small files come side by side, large ones one after the other, in parts."""
+        small = [download for download in downloads if (download.size or PART_SIZE) <= PART_SIZE]
+        with ThreadPoolExecutor(self._connections, "download") as pool:
+            fetching = {download: pool.submit(self._fetch_file, download) for download in small}
+            failures: list[DownloadError] = []
+            try:
+                for download in downloads:
+                    if failures and (download not in fetching or fetching[download].cancel()):
+                        continue  # it has not begun; what has begun beside the file that failed may be whole
+                    try:
+                        sha256 = fetching[download].result() if download in fetching else self._fetch_file(download)
+                    except DownloadError as error:
+                        failures.append(error)
+                    else:
+                        yield download, sha256
+            finally:
+                for fetched in fetching.values():
+                    fetched.cancel()
+        if failures:
+            raise failures[0]
 
-    def _fetch_file(self, session: requests.Session, download: Download) -> str:
+    def _fetch_file(self, download: Download) -> str:
         """Fetch a file, with a limited number of tries, and return its sha256."""
-        with download.path.open("w+b") as file:
+        with download.path.open("w+b") as file, requests.Session() as session:
             arrived = _Arrived(file)
             if self._connections > 1 and (download.size or 0) > PART_SIZE:
                 self._receive_in_parts(download, arrived)

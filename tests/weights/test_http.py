@@ -14,7 +14,18 @@ import pytest
 from embeddinggemma.weights import http
 from embeddinggemma.weights.fetching import Download, DownloadError
 from embeddinggemma.weights.http import HttpFetcher
-from tests.support.faulty_server import Fault, FaultyServer, both, cut, ignore_range, redirect, reset, silence, status
+from tests.support.faulty_server import (
+    Answer,
+    Fault,
+    FaultyServer,
+    both,
+    cut,
+    ignore_range,
+    redirect,
+    reset,
+    silence,
+    status,
+)
 
 BODY = bytes(range(256)) * 4000
 PATH = "/folder/file"
@@ -280,3 +291,25 @@ def test_parts_send_the_token_to_the_first_host_alone(server: FaultyServer, tmp_
 def test_a_small_file_comes_over_one_connection(server: FaultyServer, tmp_path: Path) -> None:
     assert fetch(server.url + PATH, tmp_path, connections=4) == RIGHT
     assert ranges(server) == [None]
+
+
+def test_small_files_come_side_by_side_and_those_that_arrived_count(server: FaultyServer, tmp_path: Path) -> None:
+    """Three of four are there when the first fails: the failure waits for them."""
+    names = ["a", "b", "c", "d"]
+    arrived = threading.Barrier(4, timeout=600)
+
+    def together(_: object) -> None:
+        arrived.wait()
+
+    def together_and_missing(answer: Answer) -> None:
+        arrived.wait()
+        status(404)(answer)
+
+    for name in names:
+        server.files[f"/{name}"] = BODY
+        server.fail(f"/{name}", [together_and_missing if name == "a" else together])
+    downloads = [Download(f"{server.url}/{name}", tmp_path / name, len(BODY)) for name in names]
+    fetched: list[str] = []
+    with pytest.raises(DownloadError, match="HTTP 404"):
+        fetched.extend(download.path.name for download, _ in HttpFetcher(600, connections=4).fetch(downloads))
+    assert fetched == ["b", "c", "d"]
