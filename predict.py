@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Optional, TypeVar
@@ -41,6 +42,7 @@ class Predictor(BasePredictor):
 
     def setup(self) -> None:
         """Verify or download the weights, and load them."""
+        sys.setswitchinterval(0.001)  # a short text beside large answers: a median of 17 ms, with Python's own 5 ms 35
         gc.disable()  # imports create objects that stay; checking them for garbage would cost a tenth of a second
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         settings = Settings.from_environment()

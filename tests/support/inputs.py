@@ -27,8 +27,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"text": "a", "title": "T", "task": "clustering"}, "title goes with task retrieval_document only"),
     ({"text": "a", "title": "T", "task": "none"}, "title goes with task retrieval_document only"),
     (
-        {"texts": ["a"] * 257, "output_format": "array"},
-        "257 texts of 768 numbers are 197,376 numbers; the limit is 196,608",
+        {"texts": ["a"] * 129, "output_format": "array"},
+        "129 texts of 768 numbers are 99,072 numbers; the limit is 98,304",
     ),
     ({"text": "a", "task": "search"}, "task is 'search'; it must be one of"),
     ({"text": "a", "embedding_dim": 300}, "embedding_dim is 300; it must be one of 768, 512, 256, 128"),
