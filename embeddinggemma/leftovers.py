@@ -9,9 +9,10 @@ Only plain children of that folder are ever removed: an id comes from a caller a
 import logging
 import os
 import shutil
+import stat
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
@@ -32,7 +33,7 @@ class Leftovers:
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self._folder = folder
-        self._running: set[str] = set()
+        self._running: Counter[str] = Counter()
         self._ended: deque[tuple[float, str]] = deque()
         self._next_scan = 0.0
 
@@ -43,11 +44,13 @@ class Leftovers:
         if name is None:  # not called by Cog's server
             yield
             return
-        self._running.add(name)
+        self._running[name] += 1  # an id comes from a caller: two calls can have the same
         try:
             yield
         finally:
-            self._running.discard(name)
+            self._running[name] -= 1
+            if not self._running[name]:
+                del self._running[name]
             self._ended.append((time.monotonic(), name))
 
     def start(self) -> None:
@@ -57,6 +60,8 @@ class Leftovers:
     def sweep(self) -> None:
         """Remove what is over."""
         now = time.monotonic()
+        if not _is_our_own(self._folder):
+            return
         while self._ended and self._ended[0][0] <= now - _AFTER_END:
             self._remove(self._ended.popleft()[1])
         if now >= self._next_scan:
@@ -67,8 +72,8 @@ class Leftovers:
         while True:
             try:
                 self.sweep()
-            except OSError as error:
-                log.warning("leftovers: %s", error)
+            except Exception as error:
+                log.warning("leftovers: %s: %s", type(error).__name__, error)
             time.sleep(_INTERVAL)
 
     def _remove_abandoned(self) -> None:
@@ -89,6 +94,15 @@ class Leftovers:
                 os.rmdir(empty)  # noqa: PTH106 - a thousand a second
         except OSError:
             shutil.rmtree(path, ignore_errors=True)  # follows no link, and removes nothing that is not a folder
+
+
+def _is_our_own(folder: Path) -> bool:
+    """Return whether the folder and the one around it are this user's, and no links that somebody made before us."""
+    try:
+        found = [path.lstat() for path in (folder, folder.parent)]
+    except FileNotFoundError:
+        return False
+    return all(stat.S_ISDIR(each.st_mode) and each.st_uid == os.geteuid() for each in found)
 
 
 def _prediction_id() -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _MACHINE = Path("/")
+_told: dict[str, str] = {}  # what set_threads itself has written
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")  # PyTorch's two, and the tokenizer's
 
 
@@ -20,13 +21,17 @@ def set_threads(wanted: int | None) -> tuple[int, str]:
         wanted: EMBEDDINGGEMMA_THREADS, which overrules all else; then comes OMP_NUM_THREADS.
 
     """
+    given = {name: value for name in _POOLS if (value := os.environ.get(name)) and value != _told.get(name)}
+    openmp = given.get(_POOLS[0], "")
     if wanted:
         threads, reason = wanted, "EMBEDDINGGEMMA_THREADS"
-    elif (given := os.environ.get(_POOLS[0], "")).isdecimal() and int(given) > 0:
-        threads, reason = int(given), _POOLS[0]
+    elif openmp.isdecimal() and int(openmp) > 0:
+        threads, reason = int(openmp), _POOLS[0]
     else:
         threads, reason = available_threads()
-    os.environ.update(dict.fromkeys(_POOLS, str(threads)))
+    for name in _POOLS:
+        if wanted or name not in given or name == _POOLS[0]:
+            os.environ[name] = _told[name] = str(threads)
     return threads, reason
 
 
@@ -49,6 +54,8 @@ def available_threads(machine: Path = _MACHINE) -> tuple[int, str]:
 def _quotas(machine: Path) -> Iterator[tuple[Path, float]]:
     """Yield each file with a limit, and the processors that it allows."""
     for group in _lines(machine / "proc/self/cgroup"):
+        if group.count(":") < 2:
+            continue
         _, controllers, name = group.split(":", 2)
         if not controllers:
             yield from _quotas_of_version_2(machine / "sys/fs/cgroup", name)
@@ -61,9 +68,7 @@ def _quotas_of_version_2(root: Path, name: str) -> Iterator[tuple[Path, float]]:
     """cpu.max holds `QUOTA PERIOD` in microseconds, or `max PERIOD`."""
     for folder in _up(root, name):
         for line in _lines(folder / "cpu.max"):
-            quota, period = line.split()
-            if quota != "max":
-                yield folder / "cpu.max", int(quota) / int(period)
+            yield from _quota(folder / "cpu.max", *line.split()[:2])
 
 
 def _quotas_of_version_1(root: Path, name: str) -> Iterator[tuple[Path, float]]:
@@ -71,8 +76,13 @@ def _quotas_of_version_1(root: Path, name: str) -> Iterator[tuple[Path, float]]:
     for folder in _up(root, name):
         for quota in _lines(folder / "cpu.cfs_quota_us"):
             for period in _lines(folder / "cpu.cfs_period_us"):
-                if int(quota) > 0:
-                    yield folder / "cpu.cfs_quota_us", int(quota) / int(period)
+                yield from _quota(folder / "cpu.cfs_quota_us", quota, period)
+
+
+def _quota(path: Path, quota: str = "", period: str = "") -> Iterator[tuple[Path, float]]:
+    """Yield what a file allows; nothing if it allows all there is, or cannot be understood."""
+    if quota.isdecimal() and period.isdecimal() and int(quota) and int(period):
+        yield path, int(quota) / int(period)
 
 
 def _up(root: Path, name: str) -> Iterator[Path]:

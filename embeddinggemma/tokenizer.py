@@ -48,7 +48,7 @@ def check_whole(tokenized: "Sequence[TokenizedText]", single: bool = False) -> N
         if text.truncated:
             name, tokens = "text" if single else f"texts[{position}]", describe_tokens(text)
             raise ValueError(
-                f"{name} has {tokens} tokens, prompt included; the limit is {MAX_TOKENS:,} without truncate"
+                f"{name} has {tokens} tokens, prompt included; the limit is {MAX_TOKENS:,}, since truncate is false"
             )
 
 

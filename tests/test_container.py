@@ -30,6 +30,11 @@ def test_the_image_is_a_gpu_image_of_the_pinned_parts() -> None:
     assert build["sdk_version"] == _pins("requirements-dev.txt")["cog"] == _pins("requirements-dev.txt")["coglet"]
 
 
+def test_the_images_server_has_one_thread() -> None:
+    """With more, it refuses requests while slots are free; tools/server.py starts it so too."""
+    assert yaml.safe_load((PROJECT / "cog.yaml").read_text())["environment"] == ["TOKIO_WORKER_THREADS=1"]
+
+
 def test_the_image_holds_the_predictor_the_package_and_the_manifest_and_nothing_else_of_ours() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=PROJECT, check=True, capture_output=True, text=True)
     excluded = [line for line in (PROJECT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]

@@ -123,3 +123,28 @@ def test_without_cogs_server_there_is_nothing_to_sweep(tmp_path: Path) -> None:
         pass
     swept.sweep()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_a_link_is_left_alone(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    made = _made(elsewhere, "a")
+    os.utime(made, (time.time() - 3600,) * 2)
+    (tmp_path / "coglet").mkdir()
+    (tmp_path / "coglet" / "predictions").symlink_to(elsewhere)
+    swept = Leftovers(tmp_path / "coglet" / "predictions")
+    _ended(swept, "a")
+    swept.sweep()
+    assert made.is_dir()
+
+
+def test_a_name_that_two_predictions_have_is_kept_until_both_have_ended(folder: Path) -> None:
+    swept, made = Leftovers(folder), _made(folder, "a")
+    token = ID.set("a")
+    with swept.prediction():
+        with swept.prediction():
+            pass
+        swept.sweep()
+        assert made.is_dir()
+    ID.reset(token)
+    swept.sweep()
+    assert not made.exists()

@@ -3,6 +3,7 @@
 import base64
 import re
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from embeddinggemma import Embedder
 from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES
 from tests.support.inputs import REFUSED
 from tests.support.servers import RunningServer
+from tools.server import LocalServer
 
 TEXTS = ["Mars is red.", "Venus is hot. " * 20, "木星は大きい。"]
 CODES = {"float32": "<f4", "float16": "<f2", "int8": "i1", "ubinary": "u1"}
@@ -73,3 +75,18 @@ def test_bad_input_is_refused_and_the_next_request_is_answered(
 def test_our_schema_is_served(server: RunningServer) -> None:
     schema = requests.get(f"{server.url}/openapi.json", timeout=600).json()
     assert "anyOf" in schema["components"]["schemas"]["Output"]["properties"]["embedding"]
+
+
+def test_the_operators_number_of_threads_is_used_and_said(tmp_path: Path) -> None:
+    changes = {"EMBEDDINGGEMMA_CACHE": str(tmp_path / "cache"), "EMBEDDINGGEMMA_THREADS": "1"}
+    with LocalServer(tmp_path / "log", weights="small", changes=changes):
+        [line] = [line for line in (tmp_path / "log").read_text().splitlines() if "running: {" in line]
+    assert '\\"threads\\": 1, \\"threads_from\\": \\"EMBEDDINGGEMMA_THREADS\\"' in line
+
+
+def test_a_text_brings_its_own_prompt_or_is_refused_whole(server: RunningServer) -> None:
+    prompt = "title: none | text: "
+    assert server.predict(text=f"{prompt}Mars", task="none")["embedding"] == server.predict(text="Mars")["embedding"]
+    refused = server.post(texts=["short", "word " * 3000], truncate=False).json()
+    assert refused["status"] == "failed"
+    assert re.search(r"texts\[1\] has 3,00\d tokens, prompt included; the limit is 2,048", refused["error"])

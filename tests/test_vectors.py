@@ -71,11 +71,6 @@ def test_base64_holds_little_endian_row_major_bytes(dtype: str, code: str) -> No
     assert np.array_equal(np.frombuffer(base64.b64decode(encoded), code).reshape(array.shape), array)
 
 
-def test_an_array_goes_to_the_server_unchanged() -> None:
-    array = finish(RAW, 128, True, "float32")
-    assert np.array_equal(serialize(array, "array"), array)
-
-
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (0, 3)])
 @pytest.mark.parametrize("dtype", ["<f4", "<f2", "i1", "u1"])
 def test_an_arrays_numbers_are_written_as_those_of_plain_lists(shape: tuple[int, ...], dtype: str) -> None:

@@ -1,7 +1,6 @@
 """Downloads over HTTP: resumed where they were cut, large files over several connections, digests on the way."""
 
 import logging
-import os
 import socket
 import ssl
 import time
@@ -15,7 +14,7 @@ import requests
 import urllib3
 
 from embeddinggemma.weights.fetching import Download, DownloadError
-from embeddinggemma.weights.parts import Digest, Parts
+from embeddinggemma.weights.parts import Digest, Parts, write_all
 from embeddinggemma.weights.urls import UnsafeUrlError, check_redirect, scrubbed, shown
 
 log = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ class _NoRangesError(DownloadError):
 
 
 class HttpFetcher:
-    """HTTP through the library `requests`: one file after the other, digests on the way, resumed where cut off.
+    """HTTP through the library `requests`: digests on the way, resumed where cut off.
 
     Args:
         stall_seconds: how long no byte may arrive before the transfer is given up.
@@ -126,17 +125,22 @@ class HttpFetcher:
         with ThreadPoolExecutor(self._connections, "download") as pool:
             # Others follow once the first has seen that the server sends ranges: else each would get the whole file.
             working = [pool.submit(self._fetch_parts, download, arrived.file, parts)]
-            while any(not worker.done() for worker in working):
-                if parts.frontier() and len(working) == 1 and not parts.stopped:
-                    more = self._connections - 1
-                    working += [pool.submit(self._fetch_parts, download, arrived.file, parts) for _ in range(more)]
-                parts.wait(0.1)
-                arrived.read_on(parts.frontier())
+            try:
+                while any(not worker.done() for worker in working):
+                    if parts.frontier() and len(working) == 1 and not parts.stopped:
+                        more = self._connections - 1
+                        working += [pool.submit(self._fetch_parts, download, arrived.file, parts) for _ in range(more)]
+                    parts.wait(0.1)
+                    arrived.read_on(parts.frontier())
+            finally:
+                parts.stop()
         arrived.read_on(parts.frontier())
         errors = [error for worker in working if (error := worker.exception())]
+        silent = parts.silent_seconds() >= self._stall_seconds
         for error in errors:
             refused = isinstance(error, DownloadError) and not arrived.size and not isinstance(error, _NoRangesError)
-            if refused or isinstance(error, _StalledError) or not isinstance(error, DownloadError | _InterruptedError):
+            stalled = isinstance(error, _StalledError) and silent  # a server may keep only some connections waiting
+            if refused or stalled or not isinstance(error, DownloadError | _InterruptedError):
                 raise error
         if errors:
             log.info("http: %s; the rest comes over one connection", errors[0])
@@ -174,12 +178,13 @@ class HttpFetcher:
                 raise _NoRangesError(f"{shown(download.url)} sends no ranges")
             total = response.headers["Content-Range"].rpartition("/")[2]
             if total not in (str(download.size), "*"):
-                raise DownloadError(f"{shown(download.url)} has {int(total):,} bytes, not {download.size:,}")
+                size = f"{int(total):,}" if total.isdecimal() else scrubbed(total)
+                raise DownloadError(f"{shown(download.url)} has {size} bytes, not {download.size:,}")
             try:
                 while chunk := response.raw.read1(_CHUNK):
                     if start + len(chunk) > end:
                         raise DownloadError(f"{shown(download.url)} sends more than was asked for")
-                    os.pwrite(file.fileno(), chunk, start)
+                    write_all(file, chunk, start)
                     start += len(chunk)
                     parts.append(part, len(chunk))
             except urllib3.exceptions.HTTPError as error:
@@ -242,18 +247,14 @@ class HttpFetcher:
 class _Arrived(Digest):
     """The bytes of a file that have arrived without a gap: on disk, their number and their digest."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file)
-        self.file = file
-
     def start_again(self) -> None:
         """Forget what has arrived."""
-        Digest.__init__(self, self.file)
+        self.begin()
         self.file.truncate(0)
 
     def append(self, chunk: bytes) -> None:
         """Write what comes next."""
-        os.pwrite(self.file.fileno(), chunk, self.size)
+        write_all(self.file, chunk, self.size)
         self.sha256.update(chunk)
         self.size += len(chunk)
 

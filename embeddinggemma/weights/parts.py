@@ -3,6 +3,7 @@
 import hashlib
 import os
 import threading
+import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +18,7 @@ class Parts:
         self._arrived = [0] * -(-size // part_size)
         self._claimed = 0
         self._changed = threading.Condition()
+        self._last_arrival = time.monotonic()
         self.stopped = False
         """Whether the rest is not fetched in parts."""
 
@@ -37,7 +39,12 @@ class Parts:
         """Take note that this many bytes of a part were written."""
         with self._changed:
             self._arrived[part] += size
+            self._last_arrival = time.monotonic()
             self._changed.notify_all()
+
+    def silent_seconds(self) -> float:
+        """Return how long no connection has brought a byte."""
+        return time.monotonic() - self._last_arrival
 
     def stop(self) -> None:
         """Let nobody claim a part any more."""
@@ -59,11 +66,23 @@ class Parts:
             self._changed.wait(seconds)
 
 
+def write_all(file: BinaryIO, data: bytes, at: int) -> None:
+    """Write all of the data at this place: the system may write less at a time, on a disk that is nearly full."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(file.fileno(), rest, at)
+        rest, at = rest[written:], at + written
+
+
 class Digest:
     """The sha256 of a file, computed as it grows: by reading back what was just written, which memory still holds."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+        self.file = file
+        self.begin()
+
+    def begin(self) -> None:
+        """Hash the file from its start."""
         self.size = 0
         """Bytes that are hashed."""
         self.sha256 = hashlib.sha256()
@@ -71,9 +90,9 @@ class Digest:
     def read_on(self, end: int) -> None:
         """Hash the file up to this byte."""
         while self.size < end:
-            piece = os.pread(self._file.fileno(), min(_READ, end - self.size), self.size)
+            piece = os.pread(self.file.fileno(), min(_READ, end - self.size), self.size)
             if not piece:
-                raise OSError(f"{self._file.name} ended after {self.size:,} of {end:,} bytes")
+                raise OSError(f"{self.file.name} ended after {self.size:,} of {end:,} bytes")
             self.sha256.update(piece)
             self.size += len(piece)
 
@@ -89,13 +108,18 @@ class Follower:
         """Hash what is new; begin again if the file has become shorter."""
         try:
             size = self._path.stat().st_size
-            if self._digest is None or size < self._digest.size:
+            if self._digest is None:
                 self._digest = Digest(self._path.open("rb"))
+            elif size < self._digest.size:
+                self._digest.begin()
             self._digest.read_on(size)
-        except FileNotFoundError:
+        except OSError:  # it is not there yet, or became shorter just now
             return
 
     def finish(self, size: int) -> str | None:
         """Return the sha256 of the file if it has this size, else None."""
         self.look()
-        return self._digest.sha256.hexdigest() if self._digest and self._digest.size == size else None
+        if self._digest is None:
+            return None
+        self._digest.file.close()
+        return self._digest.sha256.hexdigest() if self._digest.size == size else None

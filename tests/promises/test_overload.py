@@ -62,7 +62,7 @@ def test_no_request_is_refused_while_slots_are_free(held: HeldServer, full: bool
     evidence.record(PROMISE, f"{clients} clients, {SLOTS} slots", f"{requests:,} requests, not one answer of 409")
 
 
-def test_an_array_answer_holds_nobody_up(held: HeldServer, full: bool, evidence: Evidence) -> None:
+def test_short_texts_are_answered_beside_array_answers(held: HeldServer, full: bool, evidence: Evidence) -> None:
     """The times are for the table: that its rows are written one by one, and how many, are tests of their own."""
     arrays = {"texts": [f"{MARKER} {number}" for number in range(128)], "output_format": "array"}
     numbers = held.predict(**arrays)["embedding"]

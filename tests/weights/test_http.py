@@ -3,10 +3,13 @@
 import hashlib
 import itertools
 import logging
+import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -231,12 +234,16 @@ def test_several_parts_are_on_their_way_at_once(server: FaultyServer, tmp_path: 
 
 
 @pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize("fault", [cut(0.1), cut(0.99), reset(0.5), status(503)])
-def test_of_a_part_that_breaks_off_only_the_rest_is_fetched(fault: Fault, server: FaultyServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fault", "part"), [(cut(0.1), 0.1), (cut(0.99), 0.99), (status(503), None)])
+def test_of_a_part_that_breaks_off_only_the_rest_is_fetched(
+    fault: Fault, part: float | None, server: FaultyServer, tmp_path: Path
+) -> None:
     server.fail(PATH, [well, fault, fault, well, fault])
     assert fetch(server.url + PATH, tmp_path, connections=4) == RIGHT
-    asked = [str(wanted) for wanted in ranges(server)]
-    assert len(asked) == 11 + 3
+    begins = [int(str(wanted).removeprefix("bytes=").partition("-")[0]) for wanted in ranges(server)]
+    assert len(begins) == 11 + 3
+    later = [begin for begin in begins if begin % 100_000]
+    assert len(later) == (0 if part is None else 3), "a part that had begun to arrive was asked for as a whole"
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -250,7 +257,13 @@ def test_if_a_server_sends_no_ranges_one_connection_gets_the_file(server: Faulty
 def test_if_a_server_refuses_more_connections_one_connection_gets_the_rest(
     server: FaultyServer, tmp_path: Path
 ) -> None:
-    server.fail(PATH, [well, status(429), status(429), status(429)])
+    together = threading.Barrier(4, timeout=600)
+
+    def refuse_three(answer: Answer) -> None:
+        if together.wait():  # four ask at once; one of them is answered
+            status(429)(answer)
+
+    server.fail(PATH, [well, *[refuse_three] * 4])
     assert fetch(server.url + PATH, tmp_path, connections=4) == RIGHT
     assert str(ranges(server)[-1]).endswith("-"), "the rest was not asked for as a whole"
 
@@ -313,3 +326,46 @@ def test_small_files_come_side_by_side_and_those_that_arrived_count(server: Faul
     with pytest.raises(DownloadError, match="HTTP 404"):
         fetched.extend(download.path.name for download, _ in HttpFetcher(600, connections=4).fetch(downloads))
     assert fetched == ["b", "c", "d"]
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_if_a_server_keeps_all_but_one_connection_waiting_one_gets_the_rest(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    """The connection that is served goes on bringing bytes while the others wait."""
+    together = threading.Barrier(4, timeout=600)
+
+    def serve_one(answer: Answer) -> None:
+        if together.wait():
+            silence(0)(answer)
+
+    def slow(_: object) -> None:
+        time.sleep(0.1)
+
+    server.fail(PATH, [well, *[serve_one] * 4, *[slow] * 6])
+    assert fetch(server.url + PATH, tmp_path, connections=4, stall_seconds=0.4) == RIGHT
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("named", ["bytes 0-99999/7", "bytes 0-99999/odd", "bytes 0-99999"])
+def test_an_answer_that_names_another_size_is_an_error(
+    named: str, server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = HttpFetcher._open
+
+    def with_another_range(*arguments: Any) -> Any:
+        response = opened(*arguments)
+        response.headers["Content-Range"] = named
+        return response
+
+    monkeypatch.setattr(HttpFetcher, "_open", with_another_range)
+    with pytest.raises(DownloadError, match=r"/folder/file has .* bytes, not 1,024,000"):
+        fetch(server.url + PATH, tmp_path, connections=4)
+
+
+def test_all_bytes_are_written_even_if_the_system_takes_only_some(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: pwrite(file, bytes(data)[:1000], at))
+    assert fetch(server.url + PATH, tmp_path) == RIGHT
