@@ -136,11 +136,9 @@ class HttpFetcher:
                 parts.stop()
         arrived.read_on(parts.frontier())
         errors = [error for worker in working if (error := worker.exception())]
-        silent = parts.silent_seconds() >= self._stall_seconds
         for error in errors:
             refused = isinstance(error, DownloadError) and not arrived.size and not isinstance(error, _NoRangesError)
-            stalled = isinstance(error, _StalledError) and silent  # a server may keep only some connections waiting
-            if refused or stalled or not isinstance(error, DownloadError | _InterruptedError):
+            if refused or isinstance(error, _StalledError) or not isinstance(error, DownloadError | _InterruptedError):
                 raise error
         if errors:
             log.info("http: %s; the rest comes over one connection", errors[0])
@@ -151,6 +149,10 @@ class HttpFetcher:
             try:
                 while (part := parts.claim()) is not None:
                     self._fetch_part(session, download, file, parts, part)
+            except _StalledError as error:
+                if parts.silent_seconds() >= self._stall_seconds:
+                    raise
+                raise _InterruptedError(f"{error}, while other connections brought some") from None
             finally:
                 parts.stop()  # after an error; otherwise all parts are claimed
 

@@ -340,10 +340,10 @@ def test_if_a_server_keeps_all_but_one_connection_waiting_one_gets_the_rest(
             silence(0)(answer)
 
     def slow(_: object) -> None:
-        time.sleep(0.1)
+        time.sleep(0.3)
 
-    server.fail(PATH, [well, *[serve_one] * 4, *[slow] * 6])
-    assert fetch(server.url + PATH, tmp_path, connections=4, stall_seconds=0.4) == RIGHT
+    server.fail(PATH, [well, *[serve_one] * 4, *[slow] * 9])
+    assert fetch(server.url + PATH, tmp_path, connections=4, stall_seconds=2) == RIGHT
 
 
 @pytest.mark.usefixtures("small_parts")
