@@ -1,8 +1,8 @@
 """How many threads this process may keep busy: its processors, or its share of them.
 
-Neither PyTorch nor the tokenizer knows a container's quota: under `docker run --cpus 4` on a machine with 64 cores they
-start 64 threads, which then wait for each other. (Measured on two cores: a text of 12 tokens takes 28 ms with two threads,
-42 with one, 147 to 173 with 64.)
+Neither PyTorch nor the tokenizer knows a container's quota: under `docker run --cpus 4` on a machine with 64 cores
+they start 64 threads, which then wait for each other. (Measured on two cores: a text of 12 tokens takes 28 ms with
+two threads, 42 with one, 147 to 173 with 64.)
 """
 
 import math
