@@ -6,9 +6,12 @@ each has at most that.
 """
 
 import re
+import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -68,6 +71,18 @@ class Handler(SimpleHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Print nothing."""
+
+
+@contextmanager
+def serving(folder: Path, *rates: float) -> Iterator[str]:
+    """Serve a folder in a process of its own, at these rates, for as long as the context lasts; return its URL."""
+    command = [sys.executable, "-m", "benchmarks.cdn", str(folder), *map(str, rates)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
+        finally:
+            process.kill()
 
 
 def main() -> None:

@@ -9,18 +9,17 @@ import re
 import shlex
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import requests
 
+from benchmarks.cdn import serving
 from benchmarks.original import fetch
 from embeddinggemma.weights.manifest import read_manifest
 from tools.server import free_port, start_server, wait_until_ready
@@ -120,8 +119,8 @@ def measure(model: Path, rounds: int) -> dict[str, Any]:
     pget = shutil.which(os.environ.get("PGET", "pget"))
     fetchers = {"http": None, "pget": pget} if pget else {"http": None}
     with (
-        _cdn(model) as url,
-        _cdn(model, _PACED) as paced_url,
+        serving(model) as url,
+        serving(model, _PACED) as paced_url,
         tempfile.TemporaryDirectory(dir=_MEMORY, prefix="cold-start-") as scratch,
     ):
         runs = _Runs(model, Path(scratch))
@@ -193,17 +192,6 @@ def table(figures: Mapping[str, Any], targets: Mapping[str, float]) -> str:
     if "pget" not in figures["transfer"]:
         lines += ["", "pget was not measured: there is none on PATH, and PGET names none."]
     return "\n".join(lines) + "\n"
-
-
-@contextmanager
-def _cdn(folder: Path, *rate: float) -> Iterator[str]:
-    command = [sys.executable, "-m", "benchmarks.cdn", str(folder), *map(str, rate)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-        finally:
-            process.kill()
 
 
 def _files(model: Path) -> list[str]:

@@ -4,15 +4,12 @@
 """
 
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.cdn import serving
 from embeddinggemma.weights.cache import ensure_weights
 from embeddinggemma.weights.manifest import Source, read_manifest
 from embeddinggemma.weights.store import Store
@@ -24,17 +21,6 @@ _TOGETHER = (250, 1000)  # MB/s
 _CONNECTIONS = (1, 8, 24)
 
 
-@contextmanager
-def _cdn(folder: Path, together: int) -> Iterator[str]:
-    command = [sys.executable, "-m", "benchmarks.cdn", str(folder), str(together), str(_OF_EACH)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        try:
-            yield f"http://127.0.0.1:{server.stdout.readline().strip()}/{{path}}"
-        finally:
-            server.kill()
-
-
 def main() -> None:
     """Fetch the model several times at each pace and with each number of connections."""
     model = reference_model("full")
@@ -43,15 +29,14 @@ def main() -> None:
     print("| each connection | all together | connections | reached | of what they may |")
     print("| --- | --- | --- | --- | --- |")
     for together in _TOGETHER:
-        with _cdn(model, together) as url:
+        with serving(model, together, _OF_EACH) as url:
+            paced = replace(manifest, sources=(Source(f"{url}/{{path}}"),))
             for connections in _CONNECTIONS:
                 seconds = []
                 for _ in range(_ROUNDS):
                     with tempfile.TemporaryDirectory() as cache:
-                        started = time.perf_counter()
-                        ensure_weights(
-                            replace(manifest, sources=(Source(url),)), Store(Path(cache), connections=connections)
-                        )
+                        store, started = Store(Path(cache), connections=connections), time.perf_counter()
+                        ensure_weights(paced, store)
                         seconds.append(time.perf_counter() - started)
                 speed, limit = size / statistics.median(seconds), min(together, connections * _OF_EACH)
                 row = (

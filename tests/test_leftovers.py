@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -33,20 +35,25 @@ def _made(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _ended(swept: Leftovers, name: str) -> None:
+@contextmanager
+def _called(swept: Leftovers, name: str) -> Iterator[None]:
+    """Be in a call of predict() for the prediction of this name."""
     token = ID.set(name)
     with swept.prediction():
-        pass
+        yield
     ID.reset(token)
+
+
+def _ended(swept: Leftovers, name: str) -> None:
+    with _called(swept, name):
+        pass
 
 
 def test_the_folder_of_a_prediction_goes_when_it_has_ended(folder: Path) -> None:
     swept, made, other = Leftovers(folder), _made(folder, "a"), _made(folder, "b")
-    token = ID.set("a")
-    with swept.prediction():
+    with _called(swept, "a"):
         swept.sweep()
         assert made.is_dir()
-    ID.reset(token)
     swept.sweep()
     assert not made.exists()
     assert other.is_dir()
@@ -71,11 +78,9 @@ def test_a_folder_stays_for_some_seconds(folder: Path, monkeypatch: pytest.Monke
 def test_a_prediction_that_took_the_name_of_one_that_ended_keeps_its_folder(folder: Path) -> None:
     swept, made = Leftovers(folder), _made(folder, "a")
     _ended(swept, "a")
-    token = ID.set("a")
-    with swept.prediction():
+    with _called(swept, "a"):
         swept.sweep()
         assert made.is_dir()
-    ID.reset(token)
     swept.sweep()
     assert not made.exists()
 
@@ -108,10 +113,8 @@ def test_folders_of_an_earlier_process_go_and_young_ones_stay(folder: Path) -> N
     running = _made(folder, "running")
     for path in (old, running):
         os.utime(path, (time.time() - 3600,) * 2)
-    token = ID.set("running")
-    with swept.prediction():
+    with _called(swept, "running"):
         swept.sweep()
-    ID.reset(token)
     assert not old.exists()
     assert young.is_dir()
     assert running.is_dir()
@@ -139,12 +142,10 @@ def test_a_folder_that_is_a_link_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_name_that_two_predictions_have_is_kept_until_both_have_ended(folder: Path) -> None:
     swept, made = Leftovers(folder), _made(folder, "a")
-    token = ID.set("a")
-    with swept.prediction():
+    with _called(swept, "a"):
         with swept.prediction():
             pass
         swept.sweep()
         assert made.is_dir()
-    ID.reset(token)
     swept.sweep()
     assert not made.exists()

@@ -4,8 +4,9 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http import HTTPStatus
 from typing import BinaryIO
 from urllib.parse import urljoin, urlsplit
@@ -87,16 +88,11 @@ class HttpFetcher:
                 self._receive_in_parts(download, arrived)
                 if arrived.size == download.size:
                     return arrived.sha256.hexdigest()
-            for wait in _WAITS:
-                time.sleep(wait)
-                try:
-                    self._receive(session, download, arrived)
-                except _InterruptedError as error:
-                    reason = error
-                    log.info("http: %s", reason)
-                else:
-                    return arrived.sha256.hexdigest()
-        raise DownloadError(f"{reason} (tried {len(_WAITS)} times)")
+            try:
+                _try_again(lambda: self._receive(session, download, arrived))
+            except _InterruptedError as error:
+                raise DownloadError(str(error)) from None
+            return arrived.sha256.hexdigest()
 
     def _receive(self, session: requests.Session, download: Download, arrived: "_Arrived") -> None:
         """Receive what has not arrived yet."""
@@ -148,7 +144,7 @@ class HttpFetcher:
         with requests.Session() as session:
             try:
                 while (part := parts.claim()) is not None:
-                    self._fetch_part(session, download, file, parts, part)
+                    _try_again(partial(self._receive_part, session, download, file, parts, part))
             except _StalledError as error:
                 if parts.silent_seconds() >= self._stall_seconds:
                     raise
@@ -156,24 +152,10 @@ class HttpFetcher:
             finally:
                 parts.stop()  # after an error; otherwise all parts are claimed
 
-    def _fetch_part(
-        self, session: requests.Session, download: Download, file: BinaryIO, parts: Parts, part: int
-    ) -> None:
-        """Fetch a part, with a limited number of tries, each of what has not arrived yet."""
-        for wait in _WAITS:
-            time.sleep(wait)
-            try:
-                self._receive_part(session, download, file, parts, part)
-            except _InterruptedError as error:
-                reason = error
-                log.info("http: %s", reason)
-            else:
-                return
-        raise _InterruptedError(f"{reason} (tried {len(_WAITS)} times)")
-
     def _receive_part(
         self, session: requests.Session, download: Download, file: BinaryIO, parts: Parts, part: int
     ) -> None:
+        """Receive what has not arrived yet of a part."""
         start, end = parts.missing(part)
         with self._open(session, download.url, start, end) as response:
             if response.status_code != HTTPStatus.PARTIAL_CONTENT:
@@ -244,6 +226,25 @@ class HttpFetcher:
         if isinstance(cause, OSError) and cause.strerror:
             return _InterruptedError(f"{what}: {cause.strerror.lower()}")
         return _InterruptedError(f"{what}: {scrubbed(str(cause))}")
+
+
+def _try_again(receive: Callable[[], None]) -> None:
+    """Call `receive`, which goes on where it was interrupted, a limited number of times.
+
+    Raises:
+        _InterruptedError: it was interrupted each time.
+
+    """
+    for wait in _WAITS:
+        time.sleep(wait)
+        try:
+            receive()
+        except _InterruptedError as error:
+            reason = error
+            log.info("http: %s", reason)
+        else:
+            return
+    raise _InterruptedError(f"{reason} (tried {len(_WAITS)} times)")
 
 
 class _Arrived(Digest):
