@@ -24,9 +24,16 @@ pytestmark = pytest.mark.usefixtures("no_pget")
 
 
 def running() -> psutil.Process:
-    """Return the process that makes the weights ready."""
-    children = psutil.Process().children()
-    [process] = [child for child in children if "embeddinggemma.weights.background" in command_line(child)]
+    """Return the process that makes the weights ready; for a moment after its start it has no command line."""
+    found: list[psutil.Process] = []
+
+    def is_found() -> bool:
+        children = psutil.Process().children()
+        found[:] = [child for child in children if "embeddinggemma.weights.background" in command_line(child)]
+        return bool(found)
+
+    wait_until(is_found)
+    [process] = found
     return process
 
 
@@ -112,11 +119,20 @@ def test_the_log_shows_the_seconds_of_each_stage(
     assert [message.partition(":")[0] for message in caplog.messages] == ["load"]
 
 
-def test_loading_does_not_wait_for_the_digests_of_a_warm_cache(tmp_path: Path) -> None:
+def test_loading_does_not_wait_for_the_digests_of_a_warm_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_right_files(tmp_path)
+    stopped = program(
+        tmp_path / "stopped",
+        "import os, signal, sys\n"
+        "os.kill(os.getpid(), signal.SIGSTOP)\n"
+        f"os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])\n",
+    )
+    monkeypatch.setattr(sys, "executable", str(stopped))
     in_background = WeightsInBackground(manifest(), Store(tmp_path))
     process = running()
-    process.suspend()
+    wait_until(lambda: process.status() == psutil.STATUS_STOPPED)
     hang_guard = threading.Timer(600, process.resume)
     hang_guard.start()
 
