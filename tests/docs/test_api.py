@@ -23,7 +23,7 @@ from tools.reference_model import warm_cache
 PYTHON_DECODER = printed("docs/api.md", "python", "def decode(")
 LIBRARY = printed("docs/api.md", "python", "Embedder.load(settings)")
 SEARCH = printed("docs/api.md", "python", "np.argsort(")
-GATEWAY = printed("docs/api.md", "bash", "scripts/replicate_gateway")
+GATEWAY = printed("docs/api.md", "bash", "scripts/gateway")
 AT_GATEWAY = printed("docs/api.md", "bash", "REPLICATE_BASE_URL")
 EXAMPLE = printed("README.md", "python", "replicate.run(")
 

@@ -119,9 +119,7 @@ def test_the_log_shows_the_seconds_of_each_stage(
     assert [message.partition(":")[0] for message in caplog.messages] == ["load"]
 
 
-def test_loading_does_not_wait_for_the_digests_of_a_warm_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loading_does_not_wait_for_the_digests_of_a_warm_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_right_files(tmp_path)
     stopped = program(
         tmp_path / "stopped",
