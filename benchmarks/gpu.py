@@ -25,7 +25,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from benchmarks.raw_load import raw_load
-from benchmarks.serving import LARGE_REQUEST, PREDICTORS, SHORT_TEXT, mixed_texts, running
+from benchmarks.serving import LARGE_REQUEST, PREDICTORS, SHORT_REQUEST, mixed_texts, running
 from embeddinggemma import Embedder
 from embeddinggemma.check import multiply
 from embeddinggemma.engine.contract import BatchTooLargeError, Float32Array
@@ -33,6 +33,7 @@ from embeddinggemma.engine.reference import SentenceTransformersModel, load_on_c
 from embeddinggemma.settings import Settings
 from embeddinggemma.vectors import finish
 from tools import PROJECT
+from tools.client import request_bytes
 from tools.reference_model import warm_cache
 
 Figures = dict[str, Any]
@@ -214,11 +215,12 @@ class Gpu:
         """Return requests per second at several numbers of connections, of a trivial predict() and of ours."""
         rows: Figures = {}
         texts = mixed_texts(LARGE_REQUEST, self.dice)
+        large = request_bytes({"texts": texts})
         for name, predictor in (("trivial", PREDICTORS["trivial"]), ("ours", "predict.py:Predictor")):
             with running(self.variables, predictor, self.folder / f"{name}.log") as port:
-                rows[name] = {count: vars(raw_load(port, SHORT_TEXT, count, _LOAD_SECONDS)) for count in CONNECTIONS}
+                rows[name] = {count: vars(raw_load(port, SHORT_REQUEST, count, _LOAD_SECONDS)) for count in CONNECTIONS}
                 rows[f"{name}, {LARGE_REQUEST} texts a request"] = {
-                    count: vars(raw_load(port, {"texts": texts}, count, _LOAD_SECONDS)) for count in LARGE_CONNECTIONS
+                    count: vars(raw_load(port, large, count, _LOAD_SECONDS)) for count in LARGE_CONNECTIONS
                 }
         embedder = self.embedder("bfloat16")
         ids = [text.ids for text in embedder.tokenizer.tokenize(texts)] * 16

@@ -20,11 +20,12 @@ from typing import Any
 from benchmarks.raw_load import raw_load
 from predict import Predictor
 from tools import PROJECT
-from tools.client import Client
+from tools.client import Client, request_bytes
 from tools.reference_model import reference_model, warm_cache
 from tools.server import free_port, start_server, wait_until_ready
 
 SHORT_TEXT = {"text": "how long can I keep a book from the library", "task": "retrieval_query"}
+SHORT_REQUEST = request_bytes(SHORT_TEXT)
 LARGE_REQUEST = 256
 PREDICTORS = {"trivial": "benchmarks/trivial.py:Predictor", "ours": "benchmarks/without_model.py:Predictor"}
 _CONNECTIONS = (1, 8, 64, 200)
@@ -79,7 +80,7 @@ def mixed_texts(count: int, dice: random.Random) -> list[str]:
 
 def _loads(variables: Mapping[str, str], folder: Path) -> dict[str, Any]:
     """Return both servers' medians at each number of connections; they run at once and take turns."""
-    large = {"texts": mixed_texts(LARGE_REQUEST, random.Random(_SEED))}  # noqa: S311 - nothing here is secret
+    large = request_bytes({"texts": mixed_texts(LARGE_REQUEST, random.Random(_SEED))})  # noqa: S311 - not secret
     runs: dict[str, dict[str, dict[int, list[dict[str, float]]]]] = {}
     with ExitStack() as stack:
         ports = {
@@ -87,10 +88,13 @@ def _loads(variables: Mapping[str, str], folder: Path) -> dict[str, Any]:
             for name, predictor in PREDICTORS.items()
         }
         for _ in range(_ROUNDS):
-            for row, inputs, connections in (("short", SHORT_TEXT, _CONNECTIONS), ("large", large, _LARGE_CONNECTIONS)):
+            for row, request, connections in (
+                ("short", SHORT_REQUEST, _CONNECTIONS),
+                ("large", large, _LARGE_CONNECTIONS),
+            ):
                 for count in connections:
                     for name, port in ports.items():
-                        load = vars(raw_load(port, inputs, count, _SECONDS))
+                        load = vars(raw_load(port, request, count, _SECONDS))
                         runs.setdefault(row, {}).setdefault(name, {}).setdefault(count, []).append(load)
     return {
         row: {name: {count: _medians(loads) for count, loads in by_count.items()} for name, by_count in by_name.items()}

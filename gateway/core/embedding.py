@@ -23,6 +23,7 @@ _CHARACTERS_PER_TOKEN = 4  # of English; only to tell large requests from small 
 _PROMPT_TOKENS = 8
 _ERROR = re.compile(r"(?:[\w ]+: )*?(\w+Error): (.*)", re.DOTALL)
 _POSITION = re.compile(r"texts\[(\d+)\]")
+_KEY = b'"embedding":"'
 _TOO_LONG = " tokens, prompt included"
 
 
@@ -44,19 +45,19 @@ class Wanted:
 class Embedded:
     """The vectors of all texts, in order."""
 
-    parts: Sequence[str]
+    parts: Sequence[bytes]
     """Base64 of little-endian float32 [texts, dimension], of each request to a container."""
     dimension: int
     tokens: Sequence[int]
     """Of each text, prompt and special tokens included."""
 
-    def rows(self) -> list[str]:
+    def rows(self) -> list[bytes]:
         """Return the base64 of each vector."""
         size = self.dimension * _BYTES_PER_NUMBER
         if size % 3 == 0:  # then no character of the base64 belongs to two vectors
             width = size // 3 * 4
             return [part[at : at + width] for part in self.parts for at in range(0, len(part), width)]
-        return [base64.b64encode(vector).decode("ascii") for vector in self.vectors()]
+        return [base64.b64encode(vector) for vector in self.vectors()]
 
     def vectors(self) -> npt.NDArray[np.float32]:
         """Return the vectors, float32 [texts, dimension]."""
@@ -77,12 +78,12 @@ async def embed(request: Request, wanted: Wanted) -> Embedded:
         message = f"{wanted.field} has {len(wanted.texts):,} texts; the limit is {limit:,}, so send several requests"
         raise Refusal(413, message, wanted.field)
     outputs = await unless_left(request, _embed(request.app.state.containers, wanted))
-    tokens = [count for output in outputs for count in output["tokens"]]
+    tokens = [count for _, counts in outputs for count in counts]
     Call.of(request).count(wanted.task, len(tokens), sum(tokens))
-    return Embedded([output["embedding"] for output in outputs], wanted.dimension, tokens)
+    return Embedded([embedding for embedding, _ in outputs], wanted.dimension, tokens)
 
 
-async def _embed(containers: Containers, wanted: Wanted) -> list[dict[str, Any]]:
+async def _embed(containers: Containers, wanted: Wanted) -> list[tuple[bytes, list[int]]]:
     if len(wanted.texts) <= MAX_TEXTS:
         return [await _ask(containers, wanted, 0)]
     try:
@@ -94,8 +95,8 @@ async def _embed(containers: Containers, wanted: Wanted) -> list[dict[str, Any]]
     return [task.result() for task in asked]
 
 
-async def _ask(containers: Containers, wanted: Wanted, start: int) -> dict[str, Any]:
-    """Return the container's output for up to MAX_TEXTS of the texts, from position `start`."""
+async def _ask(containers: Containers, wanted: Wanted, start: int) -> tuple[bytes, list[int]]:
+    """Return base64 and tokens of up to MAX_TEXTS of the texts, from position `start`."""
     texts = wanted.texts[start : start + MAX_TEXTS]
     inputs: dict[str, Any] = {
         "texts": texts,
@@ -108,11 +109,22 @@ async def _ask(containers: Containers, wanted: Wanted, start: int) -> dict[str, 
         inputs["title"] = wanted.title
     work = sum(map(len, texts)) // _CHARACTERS_PER_TOKEN + _PROMPT_TOKENS * len(texts)
     answer = await containers.ask("/predictions", orjson.dumps({"input": inputs}), work=work)
-    prediction = orjson.loads(answer.body)
+    embedding, rest = _taken_out(answer.body)
+    prediction = orjson.loads(rest)
     if prediction.get("status") == "succeeded":
-        output: dict[str, Any] = prediction["output"]
-        return output
+        return embedding, prediction["output"]["tokens"]
     raise _refusal(answer.status, prediction, wanted.field, start)
+
+
+def _taken_out(body: bytes) -> tuple[bytes, bytes]:
+    """Return the base64 of an answer, and the answer without it: megabytes that need not be parsed.
+
+    Within a string of JSON a quotation mark has a backslash before it, so the key is found nowhere else; and base64
+    holds neither of the two.
+    """
+    before, key, after = body.partition(_KEY)
+    embedding, mark, rest = after.partition(b'"')
+    return embedding, b"".join((before, key, mark, rest))
 
 
 def _refusal(status: int, prediction: dict[str, Any], field: str, start: int) -> Refusal:

@@ -1,7 +1,9 @@
 """OpenAI's embeddings API. https://platform.openai.com/docs/api-reference/embeddings."""
 
+from itertools import count
 from typing import Any
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -46,11 +48,24 @@ async def _embeddings(request: Request) -> Response:
             truncate=flag_of(body, "truncate", default=True),
         ),
     )
-    vectors = embedded.rows() if encoding == "base64" else embedded.vectors()
-    data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
     tokens = sum(embedded.tokens)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return json_response({"object": "list", "data": data, "model": model, "usage": usage})
+    if encoding == "base64":
+        return _answer(model, usage, b",".join(map(_base64_item, count(), embedded.rows())))
+    items = [
+        {"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(embedded.vectors())
+    ]
+    return _answer(model, usage, orjson.dumps(items, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1])
+
+
+def _base64_item(index: int, row: bytes) -> bytes:
+    """Return a vector as it came from the container, without a JSON writer: there may be megabytes."""
+    return b'{"object":"embedding","index":%d,"embedding":"%b"}' % (index, row)
+
+
+def _answer(model: str, usage: dict[str, int], items: bytes) -> Response:
+    body = b'{"object":"list","data":[%b],"model":%b,"usage":%b}' % (items, orjson.dumps(model), orjson.dumps(usage))
+    return Response(body, media_type="application/json")
 
 
 def _task(body: Body, task_of_model: str) -> str:
