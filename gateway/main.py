@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace, started: S
     started: further containers.
     """
     try:
-        settings = _settings(options, started)
+        settings = settings_of(options, os.environ, started)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     for name in ("processes", "max_body", "max_texts", "max_at_once"):
@@ -66,15 +66,16 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace, started: S
     _serve(settings, options.host.strip("[]"), options.port, options.processes)
 
 
-def _settings(options: argparse.Namespace, started: Sequence[str]) -> Settings:
-    given = options.container or os.environ.get("GATEWAY_CONTAINERS", "").split()
+def settings_of(options: argparse.Namespace, environment: Mapping[str, str], started: Sequence[str] = ()) -> Settings:
+    """Return the settings that the options and the environment give; ValueError or OSError if they are wrong."""
+    given = options.container or environment.get("GATEWAY_CONTAINERS", "").split()
     if options.containers_file:
         containers_in(Path(options.containers_file))  # a mistake in it is said now
     listens_on = () if options.host in _ANY_ADDRESS else (options.host,)
     return Settings(
         containers=tuple(dict.fromkeys(check_container(url) for url in [*given, *started])),
         containers_file=options.containers_file,
-        key_digests=key_digests(os.environ.get("GATEWAY_API_KEYS", ""), options.keys_file),
+        key_digests=key_digests(environment.get("GATEWAY_API_KEYS", ""), options.keys_file),
         hosts=(*LOOPBACK_HOSTS, *listens_on, *options.allow_host),
         origins=tuple(options.allow_origin),
         webhook_hosts=tuple(options.webhook_host),
