@@ -47,7 +47,7 @@ def test_the_image_has_all_that_the_gateway_needs(server: RunningServer, tmp_pat
     python = str(tmp_path / "venv" / "bin" / "python")
     install = [python, "-m", "pip", "install", "--quiet", "--requirement", str(image / "gateway" / "requirements.txt")]
     subprocess.run(install, check=True)
-    command = [python, "-P", "-m", "gateway", "--container", server.url, "--port", "0"]
+    command = [python, "-m", "gateway", "--container", server.url, "--port", "0"]
     with running_gateway(command, folder=image) as (url, _):
         answer = Client(url).send(b'{"inputs": "a"}', path="/embed").json()
         assert len(answer[0]) == 768
