@@ -60,6 +60,21 @@ def describe_tokens(text: "TokenizedText") -> str:
     return f"over {MAX_TOKENS:,}" if text.untruncated is None else f"{text.untruncated:,}"
 
 
+@dataclass(frozen=True)
+class Token:
+    """One token of a text."""
+
+    id: int
+    text: str
+    """The characters that it stands for; of a special token its name."""
+    special: bool
+    """Whether the tokenizer has added it: <bos> or <eos>."""
+    start: int
+    """Its first character in the text."""
+    stop: int
+    """The character after its last."""
+
+
 class Tokenizer:
     """The genuine tokenizer of the model, from `tokenizer.json` in its folder."""
 
@@ -98,6 +113,18 @@ class Tokenizer:
                 f"title has {describe_tokens(prompt)} tokens, prompt included; the limit is {MAX_TOKENS - room:,}, so "
                 "that there is room for the text"
             )
+
+    def tokens(self, text: str, *, special: bool) -> list[Token]:
+        """Return the tokens of a text, without truncation.
+
+        special: whether <bos> and <eos> are added, as before the model sees a text.
+        """
+        encoding = self._tokenizer.encode(text, add_special_tokens=special)
+        parts = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
+        return [
+            Token(token_id, name if added else text[start:stop], bool(added), start, stop)
+            for token_id, name, added, (start, stop) in parts
+        ]
 
     def token_starts(self, text: str) -> list[int]:
         """Return the character at which each token of a text begins: without prompt, <bos>, <eos> or truncation.

@@ -20,6 +20,7 @@ from gateway.core.errors import answer, door_of
 from gateway.core.metrics import metrics
 from gateway.core.refusal import Refusal
 from gateway.core.settings import Settings
+from gateway.core.tokenizing import LazyTokenizer
 from gateway.doors import cog, ollama, openai, tei
 from gateway.doors.replicate import Replicate
 
@@ -51,7 +52,7 @@ def gateway_app(settings: Settings) -> ASGIApp:
         lifespan=lifespan,
         exception_handlers={Refusal: _refused, HTTPException: _http_error, Exception: _failed},
     )
-    app.state.settings, app.state.containers = settings, containers
+    app.state.settings, app.state.containers, app.state.tokenizer = settings, containers, LazyTokenizer()
     return guarded(app, settings)
 
 

@@ -1,14 +1,18 @@
 """The API of text-embeddings-inference. https://huggingface.github.io/text-embeddings-inference."""
 
+import asyncio
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from embeddinggemma.prompts import NO_TASK, TASKS, add_prompt
-from embeddinggemma.tokenizer import MAX_TOKENS
+from embeddinggemma.tokenizer import MAX_TOKENS, Tokenizer
 from gateway.core.call import read_json
 from gateway.core.embedding import Wanted, embed
 from gateway.core.errors import json_response
+from gateway.core.refusal import Refusal
 from gateway.doors.fields import Body, choice_of, dimension_of, flag_of, texts_of
 
 PROMPTS = {
@@ -30,11 +34,16 @@ PROMPTS = {
 """What sentence-transformers puts before a text, by the names of the model's config_sentence_transformers.json."""
 
 
+_MAX_CHARACTERS = 65_536
+"""Of a text to tokenize: longer ones take too long."""
+
+
 def routes() -> list[Route]:
     """Return the API's routes."""
     return [
         Route("/embed", _embed, methods=["POST"]),
         Route("/", _embed, methods=["POST"]),
+        Route("/tokenize", _tokenize, methods=["POST"]),
         Route("/info", _info),
         Route("/health", _health),
     ]
@@ -62,6 +71,30 @@ def _prompted(body: Body, texts: list[str]) -> list[str]:
     name = choice_of(body, "prompt_name", (*PROMPTS, *TASKS), NO_TASK)
     prompt = PROMPTS[name] if name in PROMPTS else add_prompt("", name)
     return [prompt + text for text in texts] if prompt else texts
+
+
+async def _tokenize(request: Request) -> Response:
+    """Answer with the tokens of each text, as the model sees them, but not truncated."""
+    body = await read_json(request)
+    texts = _prompted(body, texts_of(body, "inputs"))
+    for position, text in enumerate(texts):
+        if len(text) > _MAX_CHARACTERS:
+            message = f"inputs[{position}] has {len(text):,} characters; the limit here is {_MAX_CHARACTERS:,}"
+            raise Refusal(413, message, "inputs")
+    tokenizer = await request.app.state.tokenizer.get()
+    special = flag_of(body, "add_special_tokens", default=True)
+    return json_response(await asyncio.to_thread(_tokens, tokenizer, texts, special))
+
+
+def _tokens(tokenizer: Tokenizer, texts: list[str], special: bool) -> list[list[dict[str, Any]]]:
+    """Return the tokens of each text in TEI's form, in which a special token stands nowhere."""
+    return [
+        [
+            {**vars(token), "start": None, "stop": None} if token.special else vars(token)
+            for token in tokenizer.tokens(text, special=special)
+        ]
+        for text in texts
+    ]
 
 
 async def _info(request: Request) -> Response:
