@@ -137,7 +137,7 @@ def test_a_small_file_can_be_loaded_while_the_largest_is_still_downloading(
         f"/cdn/{BIG}", [lambda _: None if may_arrive.wait(600) else pytest.fail("the test did not release the rest")]
     )
     in_background = WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path))
-    assert in_background.load_early("config.json", lambda folder: (folder / "config.json").read_bytes())
+    assert in_background.load_early(["config.json"], lambda folder: (folder / "config.json").read_bytes())
     assert not (tmp_path / manifest().folder_name / BIG).exists()
     may_arrive.set()
     assert in_background.load(lambda folder: (folder / BIG).read_bytes()) == FILES[BIG]
@@ -146,13 +146,13 @@ def test_a_small_file_can_be_loaded_while_the_largest_is_still_downloading(
 def test_a_file_of_a_warm_cache_is_not_loaded_early(tmp_path: Path) -> None:
     write_right_files(tmp_path)
     in_background = WeightsInBackground(manifest(), Store(tmp_path))
-    assert in_background.load_early("config.json", lambda _: pytest.fail("it is not verified yet")) is None
+    assert in_background.load_early(["config.json"], lambda _: pytest.fail("it is not verified yet")) is None
 
 
 def test_waiting_early_for_a_file_that_never_comes_is_an_error(tmp_path: Path) -> None:
     in_background = WeightsInBackground(manifest(), Store(tmp_path))
     with pytest.raises(WeightsError, match=r"config\.json is missing"):
-        in_background.load_early("config.json", lambda folder: folder)
+        in_background.load_early(["config.json"], lambda folder: folder)
 
 
 def test_a_model_that_was_loaded_from_a_wrong_file_is_loaded_again(file_server: FaultyServer, tmp_path: Path) -> None:
