@@ -143,7 +143,7 @@ def test_loading_does_not_wait_for_the_digests_of_a_warm_cache(tmp_path: Path, m
     hang_guard.cancel()
 
 
-def test_a_small_file_can_be_loaded_while_the_largest_is_still_downloading(
+def test_small_files_can_be_loaded_while_the_largest_is_still_downloading(
     file_server: FaultyServer, tmp_path: Path
 ) -> None:
     may_arrive = threading.Event()
@@ -151,7 +151,9 @@ def test_a_small_file_can_be_loaded_while_the_largest_is_still_downloading(
         f"/cdn/{BIG}", [lambda _: None if may_arrive.wait(600) else pytest.fail("the test did not release the rest")]
     )
     in_background = WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path))
-    assert in_background.load_early(["config.json"], lambda folder: (folder / "config.json").read_bytes())
+    small, other, _ = FILES
+    read = [small, other]
+    assert all(in_background.load_early(read, lambda folder: [(folder / path).read_bytes() for path in read]) or [])
     assert not (tmp_path / manifest().folder_name / BIG).exists()
     may_arrive.set()
     assert in_background.load(lambda folder: (folder / BIG).read_bytes()) == FILES[BIG]
@@ -161,6 +163,13 @@ def test_a_file_of_a_warm_cache_is_not_loaded_early(tmp_path: Path) -> None:
     write_right_files(tmp_path)
     in_background = WeightsInBackground(manifest(), Store(tmp_path))
     assert in_background.load_early(["config.json"], lambda _: pytest.fail("it is not verified yet")) is None
+
+
+def test_files_of_which_one_was_there_before_are_not_loaded_early(tmp_path: Path) -> None:
+    small, other, _ = FILES
+    (write_right_files(tmp_path) / other).unlink()
+    with WeightsInBackground(manifest(), Store(tmp_path)) as in_background:
+        assert in_background.load_early([small, other], lambda _: pytest.fail("it is not verified yet")) is None
 
 
 def test_waiting_early_for_a_file_that_never_comes_is_an_error(tmp_path: Path) -> None:
