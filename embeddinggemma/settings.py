@@ -65,7 +65,7 @@ class Settings:
 
 
 def _path(environment: Mapping[str, str], name: str, default: Path) -> Path:
-    return Path(environment.get(name) or default).expanduser()
+    return Path(environment.get(name) or default).expanduser().absolute()  # whatever folder is entered later
 
 
 def _mirror(environment: Mapping[str, str], name: str) -> str | None:

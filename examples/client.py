@@ -4,6 +4,7 @@ import base64
 import os
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,8 @@ from urllib3.util import Retry
 
 URL = os.environ.get("EMBEDDINGGEMMA_URL", "http://127.0.0.1:5000")
 MAX_TEXTS = 1024  # per request
+
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 # HTTP 409 says that the container has no free slot right now. No other error is worth another try.
 _RETRIES = Retry(10, connect=0, read=0, status_forcelist=[409], allowed_methods=None, backoff_factor=0.1)
@@ -38,6 +41,7 @@ def embed(texts: Sequence[str], task: str, where: str = URL, embedding_dim: int 
 
 def _from_container(url: str, inputs: dict[str, Any]) -> Any:
     with requests.Session() as session:
+        session.trust_env = urlsplit(url).hostname not in _THIS_MACHINE  # which a proxy cannot reach
         session.mount(url, HTTPAdapter(max_retries=_RETRIES))
         try:
             prediction = session.post(f"{url.rstrip('/')}/predictions", json={"input": inputs}, timeout=600).json()
