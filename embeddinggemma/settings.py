@@ -71,7 +71,7 @@ class Settings:
 
 def _path(environment: Mapping[str, str], name: str, default: Path) -> Path:
     try:
-        return Path(environment.get(name) or default).expanduser()
+        return Path(environment.get(name) or default).expanduser().absolute()  # whatever folder is entered later
     except RuntimeError:
         raise ValueError(f"{name}: there is no home folder that ~ could mean; set it to a path without ~") from None
 

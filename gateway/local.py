@@ -2,11 +2,11 @@
 
 import argparse
 import os
-import signal
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 
-from gateway.main import add_options, run
+from gateway.main import add_options, checked, serve
 from gateway.page import built_page
 from tools import PROJECT
 from tools.server import LocalServer
@@ -22,18 +22,19 @@ def main(description: str) -> None:
     parser.add_argument("--playground", action="store_true", help="build the playground, and serve it at /")
     add_options(parser)
     options = parser.parse_args()
-    if options.playground:
-        options.page = _page()
     if not (options.start or options.container or options.containers_file or os.environ.get("GATEWAY_CONTAINERS")):
         options.container = [CONTAINER]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # like Ctrl-C: the local servers are ended, too
+    settings = checked(parser, options)
+    if options.playground:
+        settings = replace(settings, page=_page())
     with ExitStack() as stack:
         servers = [LocalServer(LOGS / f"container-{number}.log") for number in range(1, options.start + 1)]
         for server in servers:
             stack.callback(server.stop)
         for server in servers:
             server.wait_showing_log()
-        run(parser, options, [server.url for server in servers])
+        started = tuple(server.url for server in servers)
+        serve(replace(settings, containers=(*settings.containers, *started)), options)
 
 
 def _page() -> str:

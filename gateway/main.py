@@ -3,8 +3,9 @@
 import argparse
 import logging
 import os
+import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from gateway.core.settings import LOOPBACK_HOSTS, Settings, check_container, con
 
 DRAIN_SECONDS = 30
 """For requests that run when the gateway is told to end."""
+_MAX_PORT = 65_535
 _ANY_ADDRESS = ("0.0.0.0", "::", "[::]")  # noqa: S104 - to name them, not to listen there
 
 
@@ -45,37 +47,34 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--page", default="", metavar="FOLDER", help="the built playground, served at /")
 
 
-def run(parser: argparse.ArgumentParser, options: argparse.Namespace, started: Sequence[str] = ()) -> None:
-    """Serve until a signal ends it. What is wrong with the options ends the program with a message.
-
-    started: further containers.
-    """
+def checked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Settings:
+    """Return the settings. What is wrong with an option ends the program with a message."""
     try:
-        settings = settings_of(options, os.environ, started)
+        settings = settings_of(options, os.environ)
+        _check_address(options.host.strip("[]"), options.port)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    return settings
+
+
+def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
+    """Return the settings that the options and the environment give; ValueError or OSError if they are wrong."""
     for name in ("processes", "max_body", "max_texts", "max_at_once"):
         if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1")
-    if not 0 <= options.port <= 65_535:
-        parser.error(f"--port is {options.port}; it must be between 0 and 65,535")
-    if not settings.key_digests and not is_loopback(options.host):
-        parser.error(
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1")
+    keys = key_digests(environment.get("GATEWAY_API_KEYS", ""), options.keys_file)
+    if not keys and not is_loopback(options.host):
+        raise ValueError(
             f"--host is {options.host}, which others can reach, so keys are needed: GATEWAY_API_KEYS or --keys-file"
         )
-    _serve(settings, options.host.strip("[]"), options.port, options.processes)
-
-
-def settings_of(options: argparse.Namespace, environment: Mapping[str, str], started: Sequence[str] = ()) -> Settings:
-    """Return the settings that the options and the environment give; ValueError or OSError if they are wrong."""
     given = options.container or environment.get("GATEWAY_CONTAINERS", "").split()
     if options.containers_file:
         containers_in(Path(options.containers_file))  # a mistake in it is said now
     listens_on = () if options.host in _ANY_ADDRESS else (options.host,)
     return Settings(
-        containers=tuple(dict.fromkeys(check_container(url) for url in [*given, *started])),
+        containers=tuple(dict.fromkeys(check_container(url) for url in given)),
         containers_file=options.containers_file,
-        key_digests=key_digests(environment.get("GATEWAY_API_KEYS", ""), options.keys_file),
+        key_digests=keys,
         hosts=(*LOOPBACK_HOSTS, *listens_on, *options.allow_host),
         origins=tuple(options.allow_origin),
         webhook_hosts=tuple(options.webhook_host),
@@ -90,22 +89,35 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str], sta
     )
 
 
-def _serve(settings: Settings, host: str, port: int, processes: int) -> None:
+def _check_address(host: str, port: int) -> None:
+    """Raise ValueError unless a server can listen there."""
+    if not 0 <= port <= _MAX_PORT:
+        raise ValueError(f"--port is {port}; it must be between 0 (any free port) and {_MAX_PORT:,}")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+            probe.bind((host, port))
+    except OSError as error:
+        raise ValueError(f"no server can listen on {host}:{port}: {error.strerror}; choose another port") from None
+
+
+def serve(settings: Settings, options: argparse.Namespace) -> None:
+    """Serve until a signal ends it."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    serve = partial(
+    run = partial(
         uvicorn.run,
-        host=host,
-        port=port,
+        host=options.host.strip("[]"),
+        port=options.port,
         access_log=False,
         server_header=False,
         loop="uvloop",
         http="httptools",
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )
-    if processes == 1:
-        serve(gateway_app(settings))
+    if options.processes == 1:
+        run(gateway_app(settings))
         return
     settings.hand_over()
     with tempfile.TemporaryDirectory(prefix="gateway-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # the processes add up their figures there
-        serve("gateway.app:app_of_a_process", factory=True, workers=processes)
+        run("gateway.app:app_of_a_process", factory=True, workers=options.processes)

@@ -20,6 +20,13 @@ def test_without_variables_the_defaults_hold() -> None:
     assert Settings.from_environment({"EMBEDDINGGEMMA_CACHE": "", "HF_TOKEN": ""}) == settings
 
 
+def test_a_relative_path_is_meant_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.from_environment({"EMBEDDINGGEMMA_MANIFEST": "m.json", "XDG_CACHE_HOME": "caches"})
+    monkeypatch.chdir("/")
+    assert (settings.manifest, settings.store.cache) == (tmp_path / "m.json", tmp_path / "caches" / "embeddinggemma")
+
+
 def test_every_variable_is_read() -> None:
     environment = {
         "EMBEDDINGGEMMA_MANIFEST": "/m.json",

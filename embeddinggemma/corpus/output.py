@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 
 from embeddinggemma.corpus.embedding import Embedded
 from embeddinggemma.corpus.parts import Part
+from embeddinggemma.validation import check_choice, check_string
+from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES
 
 _METADATA_KEY = b"embeddinggemma"  # the key of a Parquet file's metadata
 _GROUP_ROWS = 4096  # vectors in a row group: 12 MB of float32
@@ -188,7 +190,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     try:
         settings: dict[str, Any] = json.loads((folder / "_corpus.json").read_text())
-    except (OSError, ValueError):
+        check_string("model", settings["model"])
+        check_choice("dtype", settings["dtype"], OUTPUT_DTYPES)
+        check_choice("dimension", settings["dimension"], DIMENSIONS)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise ValueError(f"{folder} has no readable _corpus.json, so scripts/embed_corpus did not make it") from None
     return settings
 

@@ -6,6 +6,7 @@ vector.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embeddinggemma.corpus.embedding import schema
+from embeddinggemma.corpus.options import MIN_CHUNK, Options
 from embeddinggemma.corpus.output import parquet_files
 from embeddinggemma.engine.contract import Float32Array
 
@@ -29,6 +32,25 @@ class Hit:
     """The columns of the vector's row, except `embedding`."""
 
 
+def check_files(folder: Path, dimension: int, dtype: str) -> None:
+    """Refuse an output that has nothing to search, or other files than scripts/embed_corpus writes there.
+
+    Raises:
+        ValueError: the message names the file, and what is wrong with it.
+
+    """
+    if not parquet_files(folder):
+        raise ValueError(f"{folder} has no vectors yet; run scripts/embed_corpus to its end")
+    expected = schema(Options(dimension=dimension, dtype=dtype, chunk=MIN_CHUNK))  # with all columns there can be
+    for path in parquet_files(folder):
+        with _opened(path) as file:
+            types = dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
+        needed = {"id", "embedding", *({"start", "end"} if "chunk" in types else set())}
+        for field in expected:
+            if types.get(field.name, None if field.name in needed else field.type) != field.type:
+                raise ValueError(f"{path} is not of this output: it has no column {field.name} of type {field.type}")
+
+
 def search(folder: Path, question: Float32Array, dtype: str, count: int) -> list[Hit]:
     """Return the vectors nearest to a question, the best first; with equal scores, in the order of the output.
 
@@ -37,6 +59,9 @@ def search(folder: Path, question: Float32Array, dtype: str, count: int) -> list
         question: [dimension], the same dimension as the vectors; any length but 0.
         dtype: number type of the vectors.
         count: how many vectors to return at most.
+
+    Raises:
+        ValueError: a file is damaged.
 
     """
     scores = np.zeros(0, np.float32)
@@ -62,14 +87,25 @@ def cosines(vectors: npt.NDArray[Any], question: Float32Array, dtype: str) -> Fl
 
 def _row_groups(folder: Path) -> Iterator[tuple[Path, int, npt.NDArray[Any]]]:
     for path in parquet_files(folder):
-        with pq.ParquetFile(path) as file:
+        with _opened(path) as file:
             for group in range(file.num_row_groups):
                 array = pa.concat_arrays(file.read_row_group(group, ["embedding"])["embedding"].chunks)
                 yield path, group, array.flatten().to_numpy().reshape(len(array), array.type.list_size)
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path} is damaged, or no Parquet file: {error}; remove it, and run scripts/embed_corpus again"
+        ) from None
+
+
 def _row(path: Path, group: int, position: int) -> dict[str, Any]:
-    with pq.ParquetFile(path) as file:
+    with _opened(path) as file:
         columns = [name for name in file.schema_arrow.names if name != "embedding"]
         [row] = file.read_row_group(group, columns).slice(position, 1).to_pylist()
     return dict(row)

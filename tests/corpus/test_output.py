@@ -15,6 +15,7 @@ from embeddinggemma.corpus.output import (
     check_counts,
     open_output,
     parquet_files,
+    read_settings,
     repeated_ids,
 )
 from embeddinggemma.corpus.parts import Part
@@ -133,3 +134,14 @@ def test_repeated_ids_are_counted(tmp_path: Path) -> None:
         _write(output, _embedded(["a", "b", "a"]))
         _write(output, _embedded(["a"]), part=Part("second", 1, "digest", ()))
     assert repeated_ids(tmp_path) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "\udcff", "[" * 100_000]
+    + [json.dumps(SETTINGS | change) for change in ({"model": None}, {"dtype": "int4"}, {"dimension": "128"})],
+)
+def test_settings_of_another_program_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "_corpus.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(ValueError, match=r"has no readable _corpus\.json, so scripts/embed_corpus did not make it"):
+        read_settings(tmp_path)
