@@ -151,6 +151,8 @@ class Predictor(BasePredictor):
         self.batcher.check()
 
     async def _tokenize(self, request: Request) -> list[TokenizedText]:
+        if request.title:
+            await _apart(request, self.tokenizer.check_title, request.title)
         tokenized: list[TokenizedText] = []
         for turn in turns(request.prompted):
             tokenized += await _apart(request, self.tokenizer.tokenize, turn)

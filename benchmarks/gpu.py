@@ -14,9 +14,8 @@ import sysconfig
 import time
 import traceback
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -26,16 +25,16 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from benchmarks.raw_load import raw_load
+from benchmarks.serving import LARGE_REQUEST, PREDICTORS, SHORT_REQUEST, mixed_texts, running
 from embeddinggemma import Embedder
 from embeddinggemma.check import multiply
 from embeddinggemma.engine.contract import BatchTooLargeError, Float32Array
 from embeddinggemma.engine.reference import SentenceTransformersModel, load_on_cpu
 from embeddinggemma.settings import Settings
 from embeddinggemma.vectors import finish
-from predict import Predictor
 from tools import PROJECT
+from tools.client import request_bytes
 from tools.reference_model import warm_cache
-from tools.server import free_port, start_server, wait_until_ready
 
 Figures = dict[str, Any]
 Ids: TypeAlias = "array[int]"
@@ -43,7 +42,7 @@ Ids: TypeAlias = "array[int]"
 LENGTHS = (3, 16, 17, 64, 65, 100, 128, 129, 255, 256, 257, 258, 259, 511, 512, 513, 1000, 2047, 2048)
 BUDGETS = (2048, 4096, 8192, 16_384, 32_768)
 CONNECTIONS = (1, 8, 64, 200)
-LARGE_REQUEST, LARGE_CONNECTIONS = 256, (1, 4, 16)
+LARGE_CONNECTIONS = (1, 4, 16)
 MIXED_TEXTS = 4096
 _BASELINE_TEXTS, _BASELINE_BATCHES = 1024, (32, 128, 256)
 _SEED = 300
@@ -201,7 +200,7 @@ class Gpu:
             changes = self.variables | {"TRITON_CACHE_DIR": str(self.folder / "start" / "triton")}
             log = self.folder / f"start-{name.replace(' ', '-')}.log"
             began = time.perf_counter()
-            with _server(changes, "predict.py:Predictor", log):
+            with running(changes, "predict.py:Predictor", log):
                 rows[name] = {"ready": time.perf_counter() - began}
             for part, seconds in re.findall(r"(\w+): (?:\d+ in )?([\d.]+) s\b", log.read_text()):
                 rows[name][part] = float(seconds)
@@ -215,15 +214,13 @@ class Gpu:
     def http(self) -> Figures:
         """Return requests per second at several numbers of connections, of a trivial predict() and of ours."""
         rows: Figures = {}
-        text = {"text": "how long can I keep a book from the library", "task": "retrieval_query"}
-        words = (PROJECT / "LICENSE").read_text().split()
-        lengths = [max(3, min(400, round(self.dice.lognormvariate(4.09, 0.9) / 1.5))) for _ in range(LARGE_REQUEST)]
-        texts = [" ".join(self.dice.choices(words, k=length)) for length in lengths]
-        for name, predictor in (("trivial", "benchmarks/trivial.py:Predictor"), ("ours", "predict.py:Predictor")):
-            with _server(self.variables, predictor, self.folder / f"{name}.log") as port:
-                rows[name] = {count: vars(raw_load(port, text, count, _LOAD_SECONDS)) for count in CONNECTIONS}
+        texts = mixed_texts(LARGE_REQUEST, self.dice)
+        large = request_bytes({"texts": texts})
+        for name, predictor in (("trivial", PREDICTORS["trivial"]), ("ours", "predict.py:Predictor")):
+            with running(self.variables, predictor, self.folder / f"{name}.log") as port:
+                rows[name] = {count: vars(raw_load(port, SHORT_REQUEST, count, _LOAD_SECONDS)) for count in CONNECTIONS}
                 rows[f"{name}, {LARGE_REQUEST} texts a request"] = {
-                    count: vars(raw_load(port, {"texts": texts}, count, _LOAD_SECONDS)) for count in LARGE_CONNECTIONS
+                    count: vars(raw_load(port, large, count, _LOAD_SECONDS)) for count in LARGE_CONNECTIONS
                 }
         embedder = self.embedder("bfloat16")
         ids = [text.ids for text in embedder.tokenizer.tokenize(texts)] * 16
@@ -264,25 +261,6 @@ def _in_order(token_ids: Sequence[Sequence[int]], budget: int) -> Iterator[list[
         batch.append(ids)
         room -= len(ids)
     yield batch
-
-
-@contextmanager
-def _server(changes: Mapping[str, str], predictor: str, log: Path) -> Iterator[int]:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    with log.open("wb") as output:
-        process = start_server(
-            port, changes, slots=Predictor.predict.__cog_concurrent_max__, predictor=predictor, log=output
-        )
-        try:
-            wait_until_ready(process, f"http://127.0.0.1:{port}", pause=0.01)
-            yield port
-        except BaseException:
-            print(log.read_text()[-2000:], flush=True)
-            raise
-        finally:
-            process.terminate()
-            process.wait()
 
 
 def _units(raw: Float32Array) -> Float32Array:

@@ -76,7 +76,8 @@ class Embedder:
             choose_dtype(settings.dtype, choose_device())  # refused now, not after the download
             prepare = partial(prepare_kernels, settings.engine, settings.dtype)
             weights.in_background("config.json", prepare)  # a second or more, most of it in compilers
-            early = weights.load_early("tokenizer.json", Tokenizer)  # takes a second, while other files download
+            # Takes a second, while other files download.
+            early = weights.load_early(["config.json", "tokenizer.json"], Tokenizer)
             tokenizer, encoder = weights.load(
                 lambda folder: (
                     early or Tokenizer(folder),
@@ -126,7 +127,10 @@ class Embedder:
             check_string("title", title)
         texts = list(texts)
         check_texts(texts)
-        tokenized = self.tokenizer.tokenize([add_prompt(text, task, title) for text in texts])
+        prompted = [add_prompt(text, task, title) for text in texts]
+        if title:
+            self.tokenizer.check_title(title)
+        tokenized = self.tokenizer.tokenize(prompted)
         if not truncate:
             check_whole(tokenized)
         return finish(self.encode([text.ids for text in tokenized]), int(dimension), normalize, dtype)

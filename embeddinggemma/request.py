@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embeddinggemma.prompts import add_prompt
-from embeddinggemma.validation import check_choice, check_text, check_texts
+from embeddinggemma.validation import check_choice, check_string, check_text, check_texts
 from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES, OUTPUT_FORMATS
 
 MAX_TEXTS = 1024
@@ -20,6 +20,8 @@ class Request:
 
     prompted: tuple[str, ...]
     """The texts with their prompts, in the caller's order."""
+    title: str | None
+    """The title in each of these prompts."""
     single: bool
     """Whether the caller gave `text`, and so gets a vector instead of a list with one vector."""
     dimension: int
@@ -55,11 +57,13 @@ def check_request(
     check_choice("embedding_dim", embedding_dim, DIMENSIONS)
     check_choice("output_format", output_format, OUTPUT_FORMATS)
     check_choice("output_dtype", output_dtype, OUTPUT_DTYPES)
+    if title is not None:
+        check_string("title", title)
     prompted = tuple(add_prompt(given, task, title) for given in _check_texts(text, texts))
     dimension = int(embedding_dim)  # JSON may write 128 as 128.0
     if output_format == "array":
         _check_numbers(len(prompted), dimension // 8 if output_dtype == "ubinary" else dimension)
-    return Request(prompted, text is not None, dimension, normalize, output_format, output_dtype, truncate)
+    return Request(prompted, title, text is not None, dimension, normalize, output_format, output_dtype, truncate)
 
 
 def _check_numbers(texts: int, numbers: int) -> None:

@@ -4,6 +4,7 @@ An invalid value is refused here, before torch is imported or a byte is download
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from embeddinggemma.engine.contract import DTYPES, ENGINES
 from embeddinggemma.validation import check_choice
 from embeddinggemma.weights.manifest import ManifestError, mirror_source
 from embeddinggemma.weights.store import CONNECTIONS, STALL_SECONDS, Store
+from embeddinggemma.weights.urls import file_path
 
 TRAFFIC_LOG_SECONDS = 60.0
 _MANIFEST = Path(__file__).resolve().parent.parent / "weights_manifest.json"
@@ -41,18 +43,21 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Settings":
         """Read the settings from these variables, by default the process's own; an empty variable counts as unset.
 
+        White space around a value is dropped: a secret that is made from a file ends in a line break.
+
         Raises:
             ValueError: a variable has an invalid value; the message names the variable.
 
         """
         environment = os.environ if environment is None else environment
+        environment = {name: value.strip() for name, value in environment.items()}
         user_cache = Path(environment.get("XDG_CACHE_HOME") or "~/.cache")
         return cls(
             manifest=_path(environment, "EMBEDDINGGEMMA_MANIFEST", _MANIFEST),
             store=Store(
                 cache=_path(environment, "EMBEDDINGGEMMA_CACHE", user_cache / "embeddinggemma"),
                 mirror=_mirror(environment, "EMBEDDINGGEMMA_WEIGHTS_URL"),
-                hf_token=environment.get("HF_TOKEN") or None,
+                hf_token=_token(environment, "HF_TOKEN"),
                 stall_seconds=_seconds(environment, "EMBEDDINGGEMMA_STALL_SECONDS", STALL_SECONDS),
                 connections=_count(environment, "EMBEDDINGGEMMA_CONNECTIONS") or CONNECTIONS,
             ),
@@ -65,18 +70,32 @@ class Settings:
 
 
 def _path(environment: Mapping[str, str], name: str, default: Path) -> Path:
-    return Path(environment.get(name) or default).expanduser().absolute()  # whatever folder is entered later
+    try:
+        return Path(environment.get(name) or default).expanduser().absolute()  # whatever folder is entered later
+    except RuntimeError:
+        raise ValueError(f"{name}: there is no home folder that ~ could mean; set it to a path without ~") from None
 
 
 def _mirror(environment: Mapping[str, str], name: str) -> str | None:
-    url = environment.get(name)
-    if not url:
+    """Return the URL of the mirror; a path becomes a URL here, so that it means the same in every process."""
+    location = environment.get(name)
+    if not location:
         return None
     try:
-        mirror_source(url)
+        source = mirror_source(location)
     except ManifestError as error:
         raise ValueError(f"{name}: {error}") from None
-    return url
+    folder_or_tar = file_path(source.url.removesuffix("/{path}"))
+    if source.is_local and "{path}" not in str(folder_or_tar) and not folder_or_tar.exists():
+        raise ValueError(f"{name} is neither a URL, as https://..., nor a folder or tar that exists on this machine")
+    return source.url
+
+
+def _token(environment: Mapping[str, str], name: str) -> str | None:
+    token = environment.get(name)
+    if token and not re.fullmatch(r"[!-~]+", token):
+        raise ValueError(f"{name} cannot be sent in a header: it must be printable ASCII characters without spaces")
+    return token or None
 
 
 def _choice(environment: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:

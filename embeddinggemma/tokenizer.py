@@ -1,5 +1,6 @@
 """Text to token ids, truncated exactly as by the model's reference, at a limited cost."""
 
+import json
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from itertools import accumulate
 from pathlib import Path
 
 import tokenizers
+
+from embeddinggemma.prompts import DOCUMENT_TASK, add_prompt
 
 MAX_TOKENS = 2048  # config.json: max_position_embeddings; <bos> and <eos> count
 MAX_TOKEN_CHARACTERS = 31  # runs of spaces, tabs or newlines are the longest; measured over the vocabulary
@@ -57,6 +60,21 @@ def describe_tokens(text: "TokenizedText") -> str:
     return f"over {MAX_TOKENS:,}" if text.untruncated is None else f"{text.untruncated:,}"
 
 
+@dataclass(frozen=True)
+class Token:
+    """One token of a text."""
+
+    id: int
+    text: str
+    """The characters that it stands for; of a special token its name."""
+    special: bool
+    """Whether the tokenizer has added it: <bos> or <eos>."""
+    start: int
+    """Its first character in the text."""
+    stop: int
+    """The character after its last."""
+
+
 class Tokenizer:
     """The genuine tokenizer of the model, from `tokenizer.json` in its folder."""
 
@@ -64,12 +82,14 @@ class Tokenizer:
         """Load the tokenizer.
 
         Raises:
-            ValueError: it is another model's tokenizer, whose ids would mean other tokens to this model.
+            ValueError: it is another model's tokenizer, whose ids would mean other tokens to this model, or has more
+                tokens than the model.
 
         """
-        self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        vocab_size = json.loads((folder / "config.json").read_text())["vocab_size"]
+        self._tokenizer = _with_known_tokens(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")), vocab_size)
+        if (tokens := self._tokenizer.get_vocab_size()) > vocab_size:
+            raise ValueError(f"{folder / 'tokenizer.json'} has {tokens:,} tokens; config.json has {vocab_size:,}")
         if (ids := self._tokenizer.encode(_PROBE).ids) != _PROBE_IDS:
             raise ValueError(f"{folder / 'tokenizer.json'} is not EmbeddingGemma's: {_PROBE!r} gave {ids}")
 
@@ -80,6 +100,30 @@ class Tokenizer:
         return [
             _truncate(encoding.ids, whole=len(prefix) == len(text))
             for encoding, prefix, text in zip(encodings, prefixes, texts, strict=True)
+        ]
+
+    def check_title(self, title: str | None, room: int = 1) -> None:
+        """Raise ValueError, which names the title's tokens and the limit, unless its prompt leaves room for a text.
+
+        room: tokens that must be left for the text.
+        """
+        [prompt] = self.tokenize([add_prompt("", DOCUMENT_TASK, title)])
+        if len(prompt.ids) > MAX_TOKENS - room:
+            raise ValueError(
+                f"title has {describe_tokens(prompt)} tokens, prompt included; the limit is {MAX_TOKENS - room:,}, so "
+                "that there is room for the text"
+            )
+
+    def tokens(self, text: str, *, special: bool) -> list[Token]:
+        """Return the tokens of a text, without truncation.
+
+        special: whether <bos> and <eos> are added, as before the model sees a text.
+        """
+        encoding = self._tokenizer.encode(text, add_special_tokens=special)
+        parts = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
+        return [
+            Token(token_id, name if added else text[start:stop], bool(added), start, stop)
+            for token_id, name, added, (start, stop) in parts
         ]
 
     def token_starts(self, text: str) -> list[int]:
@@ -94,6 +138,22 @@ class Tokenizer:
         return [
             offset + start for offset, encoding in zip(before, encodings, strict=False) for start, _ in encoding.offsets
         ]
+
+
+def _with_known_tokens(genuine: tokenizers.Tokenizer, vocab_size: int) -> tokenizers.Tokenizer:
+    """Return the tokenizer with only those added tokens that the model has an embedding for.
+
+    Gemma 3 reads images too, so its tokenizer has `<image_soft_token>`, whose id is one past this model's table. In a
+    text that is now a word like any other. tokenizers cannot remove an added token, so this puts the tokenizer's parts
+    together again, in 9 ms.
+    """
+    tokenizer = tokenizers.Tokenizer(genuine.model)
+    tokenizer.normalizer = genuine.normalizer
+    tokenizer.pre_tokenizer = genuine.pre_tokenizer
+    tokenizer.post_processor = genuine.post_processor
+    added = genuine.get_added_tokens_decoder()
+    tokenizer.add_tokens([added[token_id] for token_id in sorted(added) if token_id < vocab_size])
+    return tokenizer
 
 
 def _prefixes(text: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ import sys
 
 from sklearn.cluster import KMeans
 
-from client import embed
+from client import embed, run
 
 TEXTS = [
     "The striker scored twice in the last ten minutes.",
@@ -34,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 
-from client import embed
+from client import embed, run
 
 FUNCTIONS = [
     "def mean(values):\n    return sum(values) / len(values)",
@@ -33,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from client import embed
+from client import embed, run
 
 TEXTS = [
     "How do I reset my password?",
@@ -35,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from client import embed
+from client import embed, run
 
 EVIDENCE = [
     "Measurements from orbit show that the Great Wall cannot be seen from the Moon by the naked eye.",
@@ -36,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

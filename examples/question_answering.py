@@ -2,7 +2,7 @@
 
 import sys
 
-from client import embed
+from client import embed, run
 
 PASSAGES = [
     "The Moon is moving away from the Earth by about 3.8 centimetres a year.",
@@ -29,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 
-from client import embed
+from client import embed, run
 
 DOCUMENTS = [
     "The library is closed on public holidays; books can be returned through the slot beside the door.",
@@ -28,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -96,8 +96,9 @@ def no_pget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def gateway(server: RunningServer) -> Iterator[str]:
-    """The URL of scripts/replicate_gateway in front of the server."""
-    with running_gateway([SCRIPTS / "replicate_gateway", "--container", server.url, "--port", "0"]) as (url, _):
+    """The URL of scripts/gateway in front of the server; its webhooks may go to this machine."""
+    options = ["--container", server.url, "--port", "0", "--webhook-host", "127.0.0.1"]
+    with running_gateway([SCRIPTS / "gateway", *options]) as (url, _):
         yield url
 
 

@@ -70,7 +70,7 @@ def test_every_requirement_is_pinned_with_its_reason() -> None:
     for path in [*PROJECT.glob("requirements*.txt"), *PROJECT.glob("*/requirements*.txt")]:
         for line in path.read_text().splitlines():
             assert not line or line.startswith("#") or re.match(r"[\w-]+(\[\w+\])?==\S+", line), line
-    for name in ("requirements.txt", "examples/requirements.txt"):
+    for name in ("requirements.txt", "examples/requirements.txt", "gateway/requirements.txt"):
         for line in (PROJECT / name).read_text().splitlines()[1:]:
             assert re.search(r"\s# .{10,}", line), f"{line} has no reason"
 
@@ -79,6 +79,10 @@ def test_the_local_environment_has_the_images_packages_except_torch() -> None:
     image, local = _pins("requirements.txt"), _pins("requirements-dev.txt")
     assert image.pop("torch") == "2.11.0"  # the newest version for which Cog has a CUDA base image
     assert image.items() <= local.items()
+
+
+def test_the_local_environment_has_the_gateways_packages() -> None:
+    assert _pins("gateway/requirements.txt").items() <= _pins("requirements-dev.txt").items()
 
 
 def test_a_package_of_the_examples_and_the_local_environment_has_the_same_version_in_both() -> None:

@@ -68,6 +68,26 @@ def test_a_text_that_is_too_long_is_an_error_if_asked(embedder: Embedder) -> Non
     assert np.array_equal(embedder.embed(["short"], truncate=False), embedder.embed(["short"]))
 
 
+def test_a_title_that_leaves_nothing_of_the_texts_is_refused(embedder: Embedder) -> None:
+    with pytest.raises(ValueError, match=r"title has 3,00\d tokens, prompt included; the limit is 2,047"):
+        embedder.embed(TEXTS, title="word " * 3000)
+    ours = embedder.embed(TEXTS, title="word " * 2030)
+    assert len(np.unique(ours, axis=0)) == len(TEXTS)
+
+
+@pytest.mark.parametrize("text", ["", " ", "\u3000\n"])
+def test_a_text_without_a_character_is_refused_with_any_title(embedder: Embedder, text: str) -> None:
+    for title in ("Planets", "word " * 3000, " ", ""):
+        with pytest.raises(ValueError, match=r"texts\[1\] is empty"):
+            embedder.embed(["Mars is red.", text], title=title)
+
+
+def test_an_id_outside_the_vocabulary_is_not_blamed_on_another_text(embedder: Embedder) -> None:
+    """Texts are sorted and divided into batches, so a place in a batch would be another text's."""
+    with pytest.raises(ValueError, match=r"^token id 262144 is outside the vocabulary, 0 to 262143$"):
+        embedder.encode([[2, 262_144, 5, 1], *[[2, 1]] * 3000])
+
+
 def test_texts_may_come_from_a_generator(embedder: Embedder) -> None:
     assert np.array_equal(embedder.embed(text for text in TEXTS), embedder.embed(TEXTS))
 

@@ -8,7 +8,7 @@ from tests.support.inputs import DEFAULTS, REFUSED
 
 def test_one_text_is_a_request_for_one_vector() -> None:
     request = check_request(**DEFAULTS | {"text": "hello"})
-    assert request == Request(("title: none | text: hello",), True, 768, True, "base64", "float32", True)
+    assert request == Request(("title: none | text: hello",), None, True, 768, True, "base64", "float32", True)
 
 
 def test_texts_keep_their_order_and_share_the_title() -> None:

@@ -14,6 +14,7 @@ from embeddinggemma import Embedder
 from embeddinggemma.vectors import DIMENSIONS, OUTPUT_DTYPES
 from tests.support.inputs import REFUSED
 from tests.support.servers import RunningServer
+from tests.support.texts import IMAGE_TOKEN, ODD_TEXTS
 from tools.server import LocalServer
 
 TEXTS = ["Mars is red.", "Venus is hot. " * 20, "木星は大きい。"]
@@ -90,3 +91,18 @@ def test_a_text_brings_its_own_prompt_or_is_refused_whole(server: RunningServer)
     refused = server.post(texts=["short", "word " * 3000], truncate=False).json()
     assert refused["status"] == "failed"
     assert re.search(r"texts\[1\] has 3,00\d tokens, prompt included; the limit is 2,048", refused["error"])
+
+
+def test_a_title_that_leaves_nothing_of_the_texts_is_refused(server: RunningServer) -> None:
+    refused = server.post(texts=["Mars is red.", "Venus is hot."], title="word " * 3000).json()
+    assert refused["status"] == "failed"
+    assert re.search(r": title has 3,00\d tokens, prompt included; the limit is 2,047", refused["error"])
+    [mars, venus] = server.vectors(texts=["Mars is red.", "Venus is hot."], title="word " * 2030)
+    assert not np.array_equal(mars, venus)
+
+
+def test_odd_texts_and_titles_get_the_librarys_vectors(server: RunningServer, embedder: Embedder) -> None:
+    texts = [*ODD_TEXTS.values(), IMAGE_TOKEN, f"the token {IMAGE_TOKEN} is used by Gemma 3"]
+    for title in (None, f"A <eos> and {IMAGE_TOKEN}"):
+        theirs = server.vectors(texts=texts, **({} if title is None else {"title": title}))
+        assert np.abs(theirs - embedder.embed(texts, title=title)).max() < 1e-5

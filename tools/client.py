@@ -111,7 +111,12 @@ def request_bytes(
     inputs: Mapping[str, Any], *, method: str = "POST", path: str = "/predictions", headers: Iterable[str] = ()
 ) -> bytes:
     """Return a whole HTTP request for a prediction."""
-    body = json.dumps({"input": inputs}).encode()
+    return json_request({"input": inputs}, method=method, path=path, headers=headers)
+
+
+def json_request(content: Any, *, method: str = "POST", path: str, headers: Iterable[str] = ()) -> bytes:
+    """Return a whole HTTP request with a JSON body."""
+    body = json.dumps(content).encode()
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", *headers]
     return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
 

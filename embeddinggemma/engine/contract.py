@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,16 @@ Submit = Callable[[Sequence[Sequence[int]]], Future[Float32Array]]
 
 Two errors are about the encoder: BatchTooLargeError and BrokenEncoderError. Any other error is about the texts.
 """
+
+
+def check_ids(ids: npt.NDArray[np.integer[Any]], vocab_size: int) -> None:
+    """Raise ValueError if a token id is outside the vocabulary: on a GPU it would end every later request too.
+
+    It does not say which text: a batch may hold the texts of many requests, in an order that no caller knows.
+    """
+    outside = ids[(ids < 0) | (ids >= vocab_size)]
+    if outside.size:
+        raise ValueError(f"token id {outside[0]} is outside the vocabulary, 0 to {vocab_size - 1}")
 
 
 class BatchTooLargeError(RuntimeError):

@@ -20,10 +20,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from embeddinggemma.engine.checkpoint import SLIDING, Config, TensorFile
+from embeddinggemma.engine.contract import check_ids
 from embeddinggemma.engine.linear import Linear
 from embeddinggemma.engine.operators import Operators, Rotation
 from embeddinggemma.engine.packing import Batch, Packing
@@ -187,7 +187,7 @@ class EmbeddingGemma:
         if not token_ids:
             return torch.empty(0, self.size)
         batch = Batch.of(token_ids)
-        self._check_ids(batch)
+        check_ids(batch.ids, self.config.vocab_size)
         vectors = torch.empty(len(token_ids), self.size)
         vectors[batch.order] = self.pipeline.encode(batch)
         return vectors
@@ -220,18 +220,9 @@ class EmbeddingGemma:
 
     def _check_lengths(self, token_ids: Sequence[Sequence[int]]) -> None:
         longest = self.config.max_position_embeddings
-        for i, ids in enumerate(token_ids):
+        for ids in token_ids:
             if not 0 < len(ids) <= longest:
-                raise ValueError(f"token_ids[{i}] has {len(ids)} tokens; a text has 1 to {longest}")
-
-    def _check_ids(self, batch: Batch) -> None:
-        """An index outside the table would end the CUDA context, and with it every later request."""
-        vocabulary = self.config.vocab_size
-        if batch.ids.min() >= 0 and batch.ids.max() < vocabulary:
-            return
-        wrong = int(np.flatnonzero((batch.ids < 0) | (batch.ids >= vocabulary))[0])
-        text = batch.order[int(np.searchsorted(np.cumsum(batch.lengths), wrong, side="right"))]
-        raise ValueError(f"token_ids[{text}] has an id outside the vocabulary, 0 to {vocabulary - 1}")
+                raise ValueError(f"a text has {len(ids):,} tokens; it must have 1 to {longest:,}")
 
 
 def projection(folder: Path, config: Config) -> torch.Tensor:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import torch
 
+from embeddinggemma.engine.checkpoint import Config
+from embeddinggemma.engine.contract import check_ids
+
 # Earlier versions ignore `use_bidirectional_attention`, and attention is silently causal.
 _FIRST_BIDIRECTIONAL_TRANSFORMERS = (4, 57)
 
@@ -38,6 +41,7 @@ class SentenceTransformersModel:
             model_kwargs={"dtype": dtype, "use_safetensors": True},
         )
         self._device = device
+        self._vocab_size = Config.load(folder / "config.json").vocab_size
         self._transformer, self._pooling, *dense = list(model)[:4]
         self._dense = [layer.float() for layer in dense]
 
@@ -62,6 +66,7 @@ class SentenceTransformersModel:
         for row, text_ids in enumerate(token_ids):
             ids[row, : len(text_ids)] = torch.tensor(text_ids)
             mask[row, : len(text_ids)] = 1
+        check_ids(ids.numpy(), self._vocab_size)
         features: dict[str, torch.Tensor] = self._transformer(
             {"input_ids": ids.to(self._device), "attention_mask": mask.to(self._device)}
         )

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -56,8 +56,8 @@ class WeightsInBackground:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
-    def load_early(self, path: str, load: Callable[[Path], Loaded]) -> Loaded | None:
-        """Return `load(folder)` as soon as the only file that it reads is there, even if others are still downloading.
+    def load_early(self, paths: Sequence[str], load: Callable[[Path], Loaded]) -> Loaded | None:
+        """Return `load(folder)` as soon as the only files that it reads are there, even if others still download.
 
         A missing file gets its final name only when it is verified. A file that was there before is not verified yet:
         the method returns None, and `load` loads it with the others.
@@ -66,7 +66,9 @@ class WeightsInBackground:
             WeightsError, ManifestError: as for ensure_weights.
 
         """
-        return _timed(load, self._folder_with(path)) if path in self._missing else None
+        if not self._missing.issuperset(paths):
+            return None
+        return _timed(load, [self._folder_with(path) for path in paths][-1])
 
     def in_background(self, path: str, prepare: Callable[[Path], None]) -> None:
         """Call `prepare(folder)` in a thread as soon as a file is there, verified or not: only for what can be wasted.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from embeddinggemma.weights.delivery import STAGING_PREFIX, Route, deliver
 from embeddinggemma.weights.http import HttpFetcher
+from embeddinggemma.weights.local import LocalFetcher
 from embeddinggemma.weights.manifest import Manifest, mirror_source
 from embeddinggemma.weights.pget import PgetFetcher
 from embeddinggemma.weights.store import Store
@@ -32,7 +33,7 @@ def ensure_weights(manifest: Manifest, store: Store) -> Path:
     Raises:
         WeightsError: no source had a file, or the cache folder cannot be used; verified files are kept for the next
             try.
-        ManifestError: the store's `mirror` is not an https address.
+        ManifestError: the store's `mirror` is neither an https address nor on this machine.
 
     """
     routes = _routes(manifest, store)
@@ -42,11 +43,15 @@ def ensure_weights(manifest: Manifest, store: Store) -> Path:
 def _routes(manifest: Manifest, store: Store) -> list[Route]:
     """Return each source with each fetcher in the order to try: pget if it is on PATH, then plain HTTP.
 
-    A gated source gets plain HTTP only: pget would send the token along on redirects.
+    A gated source gets plain HTTP only: pget would send the token along on redirects. A folder or tar of this machine
+    is copied.
     """
     pget = shutil.which("pget")
     routes: list[Route] = []
     for source in [*([mirror_source(store.mirror)] if store.mirror else []), *manifest.sources]:
+        if source.is_local:
+            routes.append(Route(source, LocalFetcher()))
+            continue
         if pget and not source.gated:
             routes.append(Route(source, PgetFetcher(pget, store.stall_seconds)))
         token = store.hf_token if source.gated else None
@@ -68,15 +73,18 @@ def _completed(manifest: Manifest, cache: Path, routes: Sequence[Route], wrong: 
     folder = cache / manifest.folder_name
     if not wrong:
         return folder
+    failures: list[str] = []
     try:
         with _exclusive(cache):
             missing = faults(folder, wrong)  # another process may have downloaded them meanwhile
             for file in missing:
                 (folder / file.path).unlink(missing_ok=True)
-            failures = [failure for route in routes if missing for failure in deliver(route, missing, folder)]
+            for route in routes:
+                if missing:
+                    deliver(route, missing, folder, failures)
     except OSError as error:
         reason = error.strerror or error
-        raise WeightsError(f"the cache folder {cache} cannot be used: {reason}") from None
+        raise WeightsError(f"the cache folder {cache} cannot be used: {reason}{_tried(failures)}") from None
     if missing:
         raise WeightsError(_report(manifest, missing, failures))
     return folder
@@ -84,8 +92,12 @@ def _completed(manifest: Manifest, cache: Path, routes: Sequence[Route], wrong: 
 
 def _report(manifest: Manifest, missing: Faults, failures: list[str]) -> str:
     absent = "".join(f"\n  {file.path} {fault}" for file, fault in missing.items())
-    tried = "".join(f"\n  {failure}" for failure in failures) or "\n  no source is named"
-    return f"the weights of {manifest.model} are not complete:{absent}\ntried:{tried}"
+    tried = _tried(failures) or "\ntried:\n  no source is named"
+    return f"the weights of {manifest.model} are not complete:{absent}{tried}"
+
+
+def _tried(failures: list[str]) -> str:
+    return "\ntried:" + "".join(f"\n  {failure}" for failure in failures) if failures else ""
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from embeddinggemma.weights.archive import unpack_pinned
-from embeddinggemma.weights.fetching import Download, DownloadError, Fetcher, arrived_bytes
+from embeddinggemma.weights.fetching import Download, DownloadError, Fetcher, arrived_bytes, unexpected
 from embeddinggemma.weights.manifest import PinnedFile, Source
 from embeddinggemma.weights.progress import progress
 from embeddinggemma.weights.verification import Faults, fault
@@ -32,27 +32,28 @@ class Route:
         return f"{self.source} with {self.fetcher.name}"
 
 
-def deliver(route: Route, missing: Faults, folder: Path) -> list[str]:
+def deliver(route: Route, missing: Faults, folder: Path, failures: list[str]) -> None:
     """Fetch the missing files into the folder, and remove the files that arrived from `missing`.
 
     Args:
         route: the source and the fetcher.
         missing: the files that the folder lacks; changed.
         folder: where a file is put once its bytes are verified.
-
-    Returns:
-        What went wrong, a line each.
+        failures: gets what goes wrong, a line each.
 
     Raises:
         OSError: the disk is full or read-only.
 
     """
-    failures: list[str] = []
+    before = len(failures)
+
+    def fail(reason: str) -> None:
+        failures.append(f"{route}: {reason}")
 
     def place(file: PinnedFile, path: Path, sha256: str | None) -> None:
         # A digest that was taken while another program wrote may be off: it is taken again before a file is refused.
         if fault(path, file, sha256) and (wrong := fault(path, file, None)):
-            failures.append(f"{file.path} {wrong}")
+            fail(f"{file.path} {wrong}")
             return
         (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
         path.replace(folder / file.path)
@@ -65,15 +66,18 @@ def deliver(route: Route, missing: Faults, folder: Path) -> list[str]:
             for arrival in _arrivals(route, list(missing), Path(staging)):
                 placements.append(pool.submit(place, *arrival))
         except DownloadError as error:
-            failures.append(str(error))
+            fail(str(error))
+        except OSError:  # of the disk: fetchers turn those of the network into DownloadErrors
+            raise
+        except Exception as error:
+            fail(unexpected(error))
         arrived = time.perf_counter()
         for placement in placements:
             placement.result()
         if placements:
             log.info("verify: %d files, %.2f s after the last byte", len(placements), time.perf_counter() - arrived)
-    for failure in failures:
-        log.warning("weights: %s: %s", route, failure)
-    return [f"{route}: {failure}" for failure in failures]
+    for failure in failures[before:]:
+        log.warning("weights: %s", failure)
 
 
 def _arrivals(

@@ -1,5 +1,6 @@
 """What every fetcher promises: bytes at a path, or an error; it does not promise that the bytes are right."""
 
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,12 @@ class Fetcher(Protocol):
             DownloadError: a file could not be fetched; the files yielded before can be used.
 
         """
+
+
+def unexpected(error: Exception) -> str:
+    """Return what an error that nobody foresaw is, and where it was raised; its text could hold a secret."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"unexpected {type(error).__name__} in {Path(place.filename).name}, line {place.lineno}"
 
 
 def arrived_bytes(downloads: Sequence[Download]) -> int:

@@ -1,44 +1,34 @@
 """Downloads over HTTP: resumed where they were cut, large files over several connections, digests on the way."""
 
 import logging
-import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http import HTTPStatus
+from string import punctuation
 from typing import BinaryIO
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import requests
-import urllib3
 
 from embeddinggemma.weights.fetching import Download, DownloadError
+from embeddinggemma.weights.http_errors import BrokenOffError, NoRangesError, StalledError, checked, explained
+from embeddinggemma.weights.network import proxy_of
 from embeddinggemma.weights.parts import Digest, Parts, write_all
 from embeddinggemma.weights.urls import UnsafeUrlError, check_redirect, scrubbed, shown
 
 log = logging.getLogger(__name__)
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # its lines show URLs with their secrets
 
 _CONNECT_TIMEOUT = 10.0  # seconds
 _WAITS = (0.0, 0.25, 0.5, 1.0, 2.0)  # seconds before each try of a file
+_MAX_RETRY_AFTER = 60.0  # seconds that a server may ask to wait before a try; if it asks for more, it has refused
 _CHUNK = 1 << 20  # bytes read at a time, at most
 _MAX_REDIRECTS = 5
 # Of a file that is fetched over several connections: many networks give each connection only a share of what all of
 # them get. A part takes much longer than its request, and the last parts are soon over.
 PART_SIZE = 8 << 20
-
-
-class _InterruptedError(Exception):
-    """The transfer broke off, and another try may bring the rest."""
-
-
-class _StalledError(DownloadError):
-    """No byte came for too long: the network, or the server, is not there."""
-
-
-class _NoRangesError(DownloadError):
-    """The server sends whole files only."""
 
 
 class HttpFetcher:
@@ -90,25 +80,27 @@ class HttpFetcher:
                     return arrived.sha256.hexdigest()
             try:
                 _try_again(lambda: self._receive(session, download, arrived))
-            except _InterruptedError as error:
+            except BrokenOffError as error:
                 raise DownloadError(str(error)) from None
             return arrived.sha256.hexdigest()
 
     def _receive(self, session: requests.Session, download: Download, arrived: "_Arrived") -> None:
         """Receive what has not arrived yet."""
-        with self._open(session, download.url, start=arrived.size) as response:
+        try:
+            opened = self._open(session, download.url, start=arrived.size)
+        except NoRangesError as error:
+            arrived.start_again()
+            raise BrokenOffError(str(error)) from None
+        with opened as response:
             if response.status_code == HTTPStatus.OK:
                 arrived.start_again()  # a server that ignores Range sends everything
             _check_length(response, download, arrived.size)
-            try:
-                while chunk := response.raw.read1(_CHUNK):  # not iter_content, which loses bytes that came before a cut
-                    arrived.append(chunk)
-                    if download.size is not None and arrived.size > download.size:
-                        raise DownloadError(f"{shown(download.url)} sends more than {download.size:,} bytes")
-            except urllib3.exceptions.HTTPError as error:
-                raise self._explained(error, f"{shown(download.url)} after {arrived.size:,} bytes") from None
+            while chunk := self._read(response, f"{shown(download.url)} after {arrived.size:,} bytes"):
+                arrived.append(chunk)
+                if download.size is not None and arrived.size > download.size:
+                    raise DownloadError(f"{shown(download.url)} sends more than {download.size:,} bytes")
         if download.size is not None and arrived.size < download.size:
-            raise _InterruptedError(f"{shown(download.url)} ended after {arrived.size:,} of {download.size:,} bytes")
+            raise BrokenOffError(f"{shown(download.url)} ended after {arrived.size:,} of {download.size:,} bytes")
 
     def _receive_in_parts(self, download: Download, arrived: "_Arrived") -> None:
         """Receive a large file over several connections: all of it, or its start, and one connection gets the rest.
@@ -133,8 +125,8 @@ class HttpFetcher:
         arrived.read_on(parts.frontier())
         errors = [error for worker in working if (error := worker.exception())]
         for error in errors:
-            refused = isinstance(error, DownloadError) and not arrived.size and not isinstance(error, _NoRangesError)
-            if refused or isinstance(error, _StalledError) or not isinstance(error, DownloadError | _InterruptedError):
+            refused = isinstance(error, DownloadError) and not arrived.size and not isinstance(error, NoRangesError)
+            if refused or isinstance(error, StalledError) or not isinstance(error, DownloadError | BrokenOffError):
                 raise error
         if errors:
             log.info("http: %s; the rest comes over one connection", errors[0])
@@ -144,13 +136,12 @@ class HttpFetcher:
         with requests.Session() as session:
             try:
                 while (part := parts.claim()) is not None:
-                    _try_again(partial(self._receive_part, session, download, file, parts, part))
-            except _StalledError as error:
-                if parts.silent_seconds() >= self._stall_seconds:
-                    raise
-                raise _InterruptedError(f"{error}, while other connections brought some") from None
-            finally:
-                parts.stop()  # after an error; otherwise all parts are claimed
+                    _try_again(partial(self._receive_part, session, download, file, parts, part), parts.pause)
+            except BaseException as error:
+                parts.stop()
+                if isinstance(error, StalledError) and parts.silent_seconds() < self._stall_seconds:
+                    raise BrokenOffError(f"{error}, while other connections brought some") from None
+                raise
 
     def _receive_part(
         self, session: requests.Session, download: Download, file: BinaryIO, parts: Parts, part: int
@@ -159,22 +150,19 @@ class HttpFetcher:
         start, end = parts.missing(part)
         with self._open(session, download.url, start, end) as response:
             if response.status_code != HTTPStatus.PARTIAL_CONTENT:
-                raise _NoRangesError(f"{shown(download.url)} sends no ranges")
+                raise NoRangesError(f"{shown(download.url)} sends no ranges")
             total = response.headers["Content-Range"].rpartition("/")[2]
             if total not in (str(download.size), "*"):
                 size = f"{int(total):,}" if total.isdecimal() else scrubbed(total)
                 raise DownloadError(f"{shown(download.url)} has {size} bytes, not {download.size:,}")
-            try:
-                while chunk := response.raw.read1(_CHUNK):
-                    if start + len(chunk) > end:
-                        raise DownloadError(f"{shown(download.url)} sends more than was asked for")
-                    write_all(file, chunk, start)
-                    start += len(chunk)
-                    parts.append(part, len(chunk))
-            except urllib3.exceptions.HTTPError as error:
-                raise self._explained(error, f"{shown(download.url)} after {start:,} bytes") from None
+            while chunk := self._read(response, f"{shown(download.url)} after {start:,} bytes"):
+                if start + len(chunk) > end:
+                    raise DownloadError(f"{shown(download.url)} sends more than was asked for")
+                write_all(file, chunk, start)
+                start += len(chunk)
+                parts.append(part, len(chunk))
         if start < end:
-            raise _InterruptedError(f"{shown(download.url)} ended after {start:,} of {end:,} bytes")
+            raise BrokenOffError(f"{shown(download.url)} ended after {start:,} of {end:,} bytes")
 
     def _open(self, session: requests.Session, url: str, start: int, end: int | None = None) -> requests.Response:
         """Follow redirects by hand: each must be as safe as the URL before, and another host never gets the token."""
@@ -183,9 +171,10 @@ class HttpFetcher:
             token = self._token if urlsplit(url).netloc == first_host else None
             response = self._get(session, url, token, _range(start, end))
             if not response.is_redirect:
-                return _checked(response, token, start)
+                return checked(response, start, has_token=bool(token))
             response.close()
-            target = urljoin(url, response.headers["Location"])
+            # Servers send bytes that should have been quoted; as text, which is Latin-1, they would be quoted twice.
+            target = urljoin(url, quote(response.headers["Location"].encode("latin-1"), safe=punctuation))
             try:
                 check_redirect(url, target)
             except UnsafeUrlError as error:
@@ -195,56 +184,53 @@ class HttpFetcher:
 
     def _get(self, session: requests.Session, url: str, token: str | None, wanted: dict[str, str]) -> requests.Response:
         headers = {"Accept-Encoding": "identity"} | wanted
+        proxy = proxy_of(url)
         try:
             return session.get(
                 url,
                 headers=headers,
                 auth=_BearerToken(token) if token else None,
+                proxies={"http": "", "https": proxy.url if proxy else ""},
                 stream=True,
                 allow_redirects=False,
                 timeout=(_CONNECT_TIMEOUT, self._stall_seconds),
             )
-        except requests.RequestException as error:
-            raise self._explained(error, f"{urlsplit(url).hostname} cannot be reached") from None
+        except Exception as error:  # of any kind: its text may hold the token, or a secret part of a URL
+            raise explained(error, f"{urlsplit(url).hostname} cannot be reached", proxy, self._stall_seconds) from None
 
-    def _explained(self, error: Exception, what: str) -> DownloadError | _InterruptedError:
-        """Return the error to raise: _InterruptedError if another try may help, otherwise DownloadError."""
-        cause: BaseException = error
-        while following := cause.__cause__ or cause.__context__:
-            cause = following
-        if isinstance(error, requests.ConnectTimeout):
-            return _StalledError(f"{what}: no connection within {_CONNECT_TIMEOUT:g} s")
-        if isinstance(cause, TimeoutError):
-            return _StalledError(f"{what}: no byte for {self._stall_seconds:g} s")
-        if isinstance(cause, socket.gaierror):
-            reason = f"{what}: name not resolved"
-            return DownloadError(reason) if cause.errno == socket.EAI_NONAME else _InterruptedError(reason)
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return DownloadError(f"{what}: certificate not trusted: {cause.verify_message}")
-        if isinstance(cause, urllib3.exceptions.IncompleteRead):
-            return _InterruptedError(f"{what}: connection closed")
-        if isinstance(cause, OSError) and cause.strerror:
-            return _InterruptedError(f"{what}: {cause.strerror.lower()}")
-        return _InterruptedError(f"{what}: {scrubbed(str(cause))}")
+    def _read(self, response: requests.Response, what: str) -> bytes:
+        """Return what has arrived, at least a byte unless it was all (iter_content loses bytes before a cut)."""
+        try:
+            return response.raw.read1(_CHUNK)
+        except Exception as error:
+            raise explained(error, what, proxy_of(response.url), self._stall_seconds) from None
 
 
-def _try_again(receive: Callable[[], None]) -> None:
+def _try_again(receive: Callable[[], None], pause: Callable[[float], object] = time.sleep) -> None:
     """Call `receive`, which goes on where it was interrupted, a limited number of times.
 
+    Args:
+        receive: receives the rest.
+        pause: waits for some seconds; returns a true value if nobody wants the rest any more, which ends the tries.
+
     Raises:
-        _InterruptedError: it was interrupted each time.
+        BrokenOffError: it was interrupted each time, or the server asks to wait for too long.
 
     """
+    asked = 0.0
     for wait in _WAITS:
-        time.sleep(wait)
+        if pause(max(wait, asked)):
+            return
         try:
             receive()
-        except _InterruptedError as error:
-            reason = error
-            log.info("http: %s", reason)
+        except BrokenOffError as error:
+            reason, asked = error, error.retry_after
         else:
             return
-    raise _InterruptedError(f"{reason} (tried {len(_WAITS)} times)")
+        log.info("http: %s%s", reason, f"; it asks to wait {asked:,.0f} s" if asked else "")
+        if asked > _MAX_RETRY_AFTER:
+            raise BrokenOffError(f"{reason}; it asks to wait {asked:,.0f} s")
+    raise BrokenOffError(f"{reason} (tried {len(_WAITS)} times)")
 
 
 class _Arrived(Digest):
@@ -280,27 +266,10 @@ class _BearerToken(requests.auth.AuthBase):
         return request
 
 
-def _checked(response: requests.Response, token: str | None, start: int) -> requests.Response:
-    """Return a response that brings the file's bytes from `start` on, or all of them."""
-    status, url = response.status_code, shown(response.url)
-    if status == HTTPStatus.PARTIAL_CONTENT and response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-        return response
-    if status == HTTPStatus.OK:
-        return response
-    response.close()
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        raise _InterruptedError(f"{url}: HTTP {status}")
-    hint = ""
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        asks = "has the account of HF_TOKEN accepted the licence?" if token else "is the source gated and HF_TOKEN set?"
-        hint = f"; {asks}"
-    raise DownloadError(f"{url}: HTTP {status}{hint}")
-
-
 def _check_length(response: requests.Response, download: Download, start: int) -> None:
     """Refuse a file of the wrong length before its bytes arrive."""
     announced = response.headers.get("Content-Length")
-    if announced is None or download.size is None:
+    if announced is None or not announced.isdecimal() or download.size is None:
         return
     total = start + int(announced)
     if total != download.size:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from embeddinggemma.weights.urls import UnsafeUrlError, check_url, shown
+from embeddinggemma.weights.urls import UnsafeUrlError, check_file_url, check_url, file_path, file_url, joined, shown
 
 
 class ManifestError(ValueError):
@@ -35,10 +35,10 @@ class PinnedFile:
 
 @dataclass(frozen=True)
 class Source:
-    """A place that publishes the files."""
+    """A place that publishes the files, or a folder of this machine that holds them."""
 
     url: str
-    """A URL in which `{path}` stands for a file's path, or the URL of one tar."""
+    """A URL in which `{path}` stands for a file's path, or the URL of one tar; of a folder or tar here, a file URL."""
     gated: bool = False
     """Whether it wants the operator's HF_TOKEN."""
 
@@ -46,6 +46,11 @@ class Source:
     def is_archive(self) -> bool:
         """Return whether one tar holds all the files."""
         return "{path}" not in self.url
+
+    @property
+    def is_local(self) -> bool:
+        """Return whether the files are on a disk of this machine."""
+        return _is_file_url(self.url)
 
     def url_of(self, file: PinnedFile) -> str:
         """Return the URL of a file."""
@@ -75,7 +80,8 @@ def read_manifest(path: Path) -> Manifest:
     """Read and check a manifest.
 
     Raises:
-        ManifestError: it is not JSON, lacks a digest, names a file outside its folder, or a source that is not https.
+        ManifestError: it is not JSON, lacks a digest, names a file outside its folder, or a source that is neither
+            https nor on this machine.
 
     """
     try:
@@ -86,38 +92,66 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest(
             model=str(data["model"]),
             files=tuple(_pinned_file(entry) for entry in data["files"]),
-            sources=tuple(_source(entry) for entry in data["sources"]),
+            sources=tuple(_source(entry["url"], path.parent, entry.get("gated", False)) for entry in data["sources"]),
         )
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ManifestError(f"{path} lacks or garbles {error}") from None
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from None
 
 
-def mirror_source(url: str) -> Source:
-    """Return the source that an operator names: a base URL, a URL with `{path}` in it, or the URL of a tar.
+def mirror_source(location: str) -> Source:
+    """Return the source that an operator names.
+
+    Args:
+        location: a base URL, a URL with `{path}` in it, or the URL of a tar; or the path of a folder or tar here.
 
     Raises:
-        ManifestError: the URL is neither https nor on this machine.
+        ManifestError: it is neither an https address nor on this machine, or it has a fragment.
 
     """
-    _check(url)
-    return _source({"url": url if "{path}" in url or _is_tar(url) else url.rstrip("/") + "/{path}"})
+    url = _checked_url(location, Path.cwd())
+    return Source(url if "{path}" in url or _is_tar(url) else joined(url, "{path}"))
 
 
-def _source(entry: dict[str, Any]) -> Source:
-    source = Source(url=entry["url"], gated=entry.get("gated", False))
-    _check(source.url)
+def published_source(url: str, folder_name: str) -> Source:
+    """Return the source of a folder that an operator puts below a base URL.
+
+    Raises:
+        ManifestError: as for `mirror_source`; or the URL is a path without a scheme, or that of a tar.
+
+    """
+    if "://" not in url:
+        raise ManifestError("it has no scheme; write https://, or file:/// and a path")
+    mirror = mirror_source(url)
+    if mirror.is_archive:
+        raise ManifestError(f"{mirror} is the URL of a tar; name the folder below which the files will be")
+    return Source(mirror.url.replace("{path}", f"{quote(folder_name)}/{{path}}"))
+
+
+def _source(location: str, folder: Path, gated: bool) -> Source:
+    source = Source(_checked_url(location, folder), gated)
     if source.is_archive and not _is_tar(source.url):
         raise ManifestError(f"the source {source} has no {{path}} in it and is not a .tar")
     return source
 
 
-def _check(url: str) -> None:
+def _checked_url(location: str, folder: Path) -> str:
+    """Return the URL of a source; a path becomes a file URL, and begins at the folder if it is relative."""
     try:
-        check_url(url)
+        if "://" not in location:
+            return file_url(location, folder)
+        if not _is_file_url(location):
+            check_url(location)
+            return location
+        check_file_url(location)
+        return file_url(str(file_path(location)), folder)
     except UnsafeUrlError as error:
         raise ManifestError(str(error)) from None
+
+
+def _is_file_url(url: str) -> bool:
+    return url.lower().startswith("file://")
 
 
 def _is_tar(url: str) -> bool:

@@ -60,6 +60,11 @@ class Parts:
                 return first
         return self._size
 
+    def pause(self, seconds: float) -> bool:
+        """Wait this long, or until `stop`; return whether it was stopped."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.stopped, seconds)
+
     def wait(self, seconds: float) -> None:
         """Wait until something has arrived, at most this long."""
         with self._changed:

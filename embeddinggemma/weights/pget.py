@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from embeddinggemma.weights.fetching import Download, DownloadError, arrived_bytes
+from embeddinggemma.weights.network import pget_certificates_fault, proxy_environment, proxy_of
 from embeddinggemma.weights.parts import Follower
 from embeddinggemma.weights.store import without_token
 from embeddinggemma.weights.urls import scrubbed
@@ -47,7 +48,10 @@ class PgetFetcher:
     def fetch(self, downloads: Sequence[Download]) -> Iterator[tuple[Download, str | None]]:
         """Fetch every file with one `pget multifile`, and hash it while it is written; see Fetcher."""
         followers = {download: Follower(download.path) for download in downloads if download.size}
+        proxy = proxy_of(downloads[0].url)  # all are from one source
         failure = self._run(downloads, list(followers.values()))
+        if failure and proxy:
+            failure += f" (through {proxy})"
         for download in downloads:
             size = arrived_bytes([download])
             if size == download.size or (download.size is None and not failure):
@@ -61,7 +65,7 @@ class PgetFetcher:
         """Run the program until it ends or stalls; return what went wrong. URLs go in by stdin: they may be secret."""
         folder = Path(os.path.commonpath([download.path.parent for download in downloads]))
         listing = "".join(f"{download.url} {download.path.relative_to(folder)}\n" for download in downloads)
-        environment = without_token(os.environ)
+        environment = without_token(os.environ) | proxy_environment()
         environment["PGET_PID_FILE"] = str(folder / ".pget.pid")  # its default, in /run, is not writable for all
         environment |= {"PGET_CONCURRENCY": str(_CONNECTIONS), "PGET_CHUNK_SIZE": str(_CHUNK)}
         with tempfile.TemporaryFile() as messages, tempfile.TemporaryFile() as urls:
@@ -157,4 +161,5 @@ def _reason(messages: BinaryIO) -> str:
         "no reason given"
     ]
     reason = next((line for line in lines if line.startswith("panic:")), lines[-1])
-    return scrubbed(reason)[-_MAX_REASON:]
+    fault = pget_certificates_fault() if "x509" in reason else None
+    return scrubbed(reason)[-_MAX_REASON:] + (f" ({fault})" if fault else "")

@@ -15,7 +15,8 @@ class Store:
     cache: Path
     """The folder that keeps verified weights."""
     mirror: str | None = None
-    """Base URL, or URL of a tar, of the operator's own copy of the files; tried before the manifest's sources."""
+    """Base URL, or URL of a tar, of the operator's own copy of the files; or the path of a folder or tar of this
+    machine. Tried before the manifest's sources."""
     hf_token: str | None = field(default=None, repr=False)
     """Sent only to the manifest's gated source."""
     stall_seconds: float = STALL_SECONDS

@@ -23,7 +23,7 @@ from tools.reference_model import warm_cache
 PYTHON_DECODER = printed("docs/api.md", "python", "def decode(")
 LIBRARY = printed("docs/api.md", "python", "Embedder.load(settings)")
 SEARCH = printed("docs/api.md", "python", "np.argsort(")
-GATEWAY = printed("docs/api.md", "bash", "scripts/replicate_gateway")
+GATEWAY = printed("docs/api.md", "bash", "scripts/gateway")
 AT_GATEWAY = printed("docs/api.md", "bash", "REPLICATE_BASE_URL")
 EXAMPLE = printed("README.md", "python", "replicate.run(")
 
@@ -186,5 +186,26 @@ def test_a_request_is_refused_in_the_words_of_the_table(message: str) -> None:
         check_request(**(DEFAULTS | REFUSED[message]))
 
 
-def test_a_body_that_is_not_json_is_answered_with_400(server: RunningServer) -> None:
-    assert server.send(b'{"input": {"text": "\\ud800"}}').status == 400
+def test_a_long_title_is_refused_in_the_words_of_the_table(embedder: Embedder) -> None:
+    assert "title has 2,300 tokens, prompt included" in first_column(section("docs/api.md", "Errors"))
+    with pytest.raises(ValueError, match=r"^title has 2,300 tokens, prompt included; the limit is 2,047"):
+        embedder.embed(["text"], title="word" + " word" * 2291)
+
+
+def test_a_body_that_is_not_json_is_answered_with_400_and_plain_text(server: RunningServer) -> None:
+    refused = server.send(b'{"input": {"texts": ["one", "\\ud800"]}}')
+    assert refused.status == 400
+    assert refused.text.startswith("Failed to parse the request body as JSON: input.texts[1]")
+
+
+def test_null_is_refused_and_an_unknown_input_is_ignored(server: RunningServer) -> None:
+    assert server.post(text="one", title=None).status == 422
+    assert server.predict(text="one", dimension=128)["shape"] == [768]
+
+
+@pytest.mark.parametrize("token", ["<bos>", "<eos>", "<pad>", "<start_of_turn>"])
+def test_the_name_of_a_control_token_is_one_token(embedder: Embedder, token: str) -> None:
+    assert f"`{token}`" in section("docs/api.md", "What a text may hold")
+    [plain, named] = embedder.tokenizer.tokenize(["a", f"a{token}"])
+    assert len(named.ids) == len(plain.ids) + 1
+    assert not np.array_equal(*embedder.embed(["a", f"a{token}"]))

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.documents import PAGES, README, RUN_LANGUAGES, blocks, printed
 from tools import PROJECT
+from tools.imports import file_of, imports
 
 TESTS = PROJECT / "tests"
 RUN_ELSEWHERE = {"scripts/playground\n": TESTS / "playground" / "test_answers.py"}
@@ -67,8 +68,20 @@ def test_every_script_that_is_named_exists(name: str) -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_every_option_of_a_script_exists(name: str) -> None:
     for script, arguments in re.findall(r"(?<![\w./])(scripts/\w+)((?: [^`\n]+)?)", PAGES[name]):
+        code = "".join(file.read_text() for file in _reached(PROJECT / script))
         for option in re.findall(r"(?<= )--[a-z][\w-]*", arguments):
-            assert f'"{option}"' in (PROJECT / script).read_text(), f"{script} {option}"
+            assert f'"{option}"' in code, f"{script} {option}"
+
+
+def _reached(script: Path) -> set[Path]:
+    """Return the script, and the project's files that it imports, directly or not."""
+    reached, waiting = set[Path](), [script]
+    while waiting:
+        file = waiting.pop()
+        reached.add(file)
+        imported = {file_of(found.module) for found in imports(file)}
+        waiting += [path for path in imported if path and path not in reached]
+    return reached
 
 
 def test_the_readme_is_short() -> None:

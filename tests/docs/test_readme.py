@@ -10,6 +10,7 @@ import pytest
 
 from embeddinggemma.prompts import TASKS, add_prompt
 from predict import Output, Predictor
+from tests.support.answers import PROXYS_PAGE, answering
 from tests.support.documents import LOCAL_CLIENT, first_column, printed, readers, run, section
 from tests.support.servers import RunningServer
 from tools import PROJECT
@@ -63,6 +64,18 @@ def test_the_curl_example_runs_as_printed(server: RunningServer) -> None:
 
 def test_the_example_over_http_runs_as_printed(server: RunningServer) -> None:
     assert run("python", "-c", OVER_HTTP.replace("http://127.0.0.1:5000", server.url)) == "[2, 768]\n"
+
+
+@pytest.mark.parametrize("answer", [PROXYS_PAGE, (404, "text/plain", b"")])
+def test_the_example_over_http_shows_an_answer_that_is_not_json(answer: tuple[int, str, bytes]) -> None:
+    with answering(*answer) as url, pytest.raises(AssertionError, match=f"^HTTP {answer[0]}: {answer[2].decode()}\n$"):
+        run("python", "-c", OVER_HTTP.replace("http://127.0.0.1:5000", url))
+
+
+def test_the_example_over_http_shows_the_containers_refusal(server: RunningServer) -> None:
+    changed = OVER_HTTP.replace("http://127.0.0.1:5000", server.url).replace('"second text"', '""')
+    with pytest.raises(AssertionError, match=r"^HTTP 200: .*texts\[1\] is empty"):
+        run("python", "-c", changed)
 
 
 def test_the_library_runs_as_printed(small_model: Path, tmp_path: Path) -> None:

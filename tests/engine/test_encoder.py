@@ -21,6 +21,7 @@ from embeddinggemma.engine.model import EmbeddingGemma
 from embeddinggemma.prompts import TASKS, add_prompt
 from embeddinggemma.tokenizer import Tokenizer
 from embeddinggemma.vectors import DIMENSIONS, finish
+from tests.support.texts import IMAGE_TOKEN, ODD_TEXTS
 from tools import PROJECT
 
 TOLERANCE = 2e-6
@@ -74,6 +75,13 @@ def test_a_titled_document_gives_the_references_vectors(embed: Embed, reference:
     assert np.abs(finish(ours, 768, True, "float32") - expected).max() <= TOLERANCE
 
 
+def test_odd_texts_give_the_references_vectors(embed: Embed, reference: SentenceTransformer) -> None:
+    texts = [*ODD_TEXTS.values()]
+    expected = reference.encode(texts, prompt=add_prompt("", TASKS[0]), batch_size=1)
+    ours = finish(embed([add_prompt(text, TASKS[0]) for text in texts]), 768, True, "float32")
+    assert np.abs(ours - expected).max() <= TOLERANCE
+
+
 @pytest.mark.parametrize("dimension", DIMENSIONS)
 @pytest.mark.parametrize("normalize", [True, False])
 def test_every_dimension_gives_the_references_vectors(
@@ -112,6 +120,25 @@ def test_every_engine_and_dtype_embeds(small_model: Path, engine: str, dtype: st
     exact = finish(load_encoder(small_model).encode(ids), 768, True, "float32")
     ours = finish(load_encoder(small_model, engine, dtype).encode(ids), 768, True, "float32")
     assert (ours * exact).sum(axis=1).min() > 0.99
+
+
+def test_a_token_that_the_model_does_not_have_breaks_the_reference_and_no_engine(
+    small_model: Path, reference: SentenceTransformer
+) -> None:
+    with pytest.raises(IndexError):
+        reference.encode([IMAGE_TOKEN])
+    ids = [text.ids for text in Tokenizer(small_model).tokenize([IMAGE_TOKEN, f"a title with {IMAGE_TOKEN}"])]
+    ours, theirs = (finish(load_encoder(small_model, engine).encode(ids), 768, True, "float32") for engine in ENGINES)
+    assert np.abs(ours - theirs).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_id_outside_the_vocabulary_is_refused_by_every_engine(small_model: Path, engine: str) -> None:
+    encoder = load_encoder(small_model, engine)
+    for wrong in (-1, 262_144):
+        with pytest.raises(ValueError, match=f"token id {wrong} is outside the vocabulary, 0 to 262143"):
+            encoder.encode([[2, 1], [2, wrong, 1]])
+    assert np.isfinite(encoder.encode([[2, 1]])).all()
 
 
 @pytest.mark.parametrize(("engine", "dtype"), [("onnx", "auto"), ("native", "float64"), ("native", "int8")])
@@ -229,12 +256,6 @@ def test_a_caller_in_whose_thread_a_gpus_batches_are_encoded_can_be_interrupted(
 ) -> None:
     with pytest.raises(type(interrupt)):
         replace(whole, model=FailingModel(_raise(interrupt)), in_flight=2).encode([[2, 1]])
-
-
-def test_any_other_error_is_the_texts_own(whole: Encoder) -> None:
-    with pytest.raises(ValueError, match=r"token_ids\[0\] has an id outside the vocabulary"):
-        whole.encode([[-1]])
-    assert np.isfinite(whole.encode([[2, 1]])).all()
 
 
 def test_a_gpus_cache_is_emptied_before_the_halves_are_tried(whole: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:

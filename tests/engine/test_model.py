@@ -94,7 +94,7 @@ def test_without_onednn_the_vectors_are_the_same(
 
 @pytest.mark.parametrize("ids", [[], [0] * 2049, [262144], [-1]])
 def test_ids_the_model_cannot_read_are_refused(small: EmbeddingGemma, ids: list[int]) -> None:
-    with pytest.raises(ValueError, match=r"token_ids\[1\]"):
+    with pytest.raises(ValueError, match=r"a text has (0|2,049) tokens|token id (262144|-1) is outside the vocabulary"):
         small.encode([[2, 1], ids])
 
 

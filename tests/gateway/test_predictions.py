@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
-from gateway import predictions
-from gateway.app import gateway_app
+from gateway.doors import predictions
+from tests.support.gateways import gateway_to
 from tests.support.replicate import MODEL
-from tests.support.servers import HeldServer, held_server, running_server
+from tests.support.servers import HeldServer, held_server
 from tools.client import wait_until
 from tools.reference_model import warm_cache
-from tools.server import health
 
 PATH = f"/v1/models/{MODEL}/predictions"
 SHORT = {"text": "a"}
@@ -28,9 +28,13 @@ def one_slot(small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield started
 
 
+def one_slot_gateway(one_slot: HeldServer) -> ASGIApp:
+    return gateway_to(one_slot.url, max_at_once=1, webhook_hosts=("127.0.0.1",))
+
+
 @pytest.fixture
 def gateway(one_slot: HeldServer) -> Iterator[TestClient]:
-    with TestClient(gateway_app(one_slot.url)) as client:
+    with TestClient(one_slot_gateway(one_slot)) as client:
         yield client
 
 
@@ -55,15 +59,6 @@ def create_held(gateway: TestClient, held: HeldServer) -> dict[str, Any]:
     return prediction
 
 
-@pytest.mark.slow
-def test_a_prediction_waits_for_a_container_that_starts(small_model: Path, tmp_path: Path) -> None:
-    variables = warm_cache(small_model, tmp_path / "cache")
-    with running_server(variables, tmp_path / "log", slots=1) as (_, url):
-        wait_until(lambda: health(url) != "UNREACHABLE")
-        with TestClient(gateway_app(url)) as gateway:
-            assert create(gateway, SHORT, prefer="wait")["status"] == "succeeded"
-
-
 def test_a_prediction_waits_for_a_slot_and_gets_that_of_a_canceled_prediction(
     gateway: TestClient, one_slot: HeldServer
 ) -> None:
@@ -86,21 +81,12 @@ def test_a_prediction_that_waits_for_a_slot_can_be_canceled(gateway: TestClient,
         assert cancel(gateway, first) == "canceled"
 
 
-def test_a_prediction_that_waits_too_long_for_a_slot_fails(
-    gateway: TestClient, one_slot: HeldServer, monkeypatch: pytest.MonkeyPatch
+def test_a_running_prediction_is_canceled_in_the_container_when_the_gateway_ends(
+    one_slot: HeldServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(predictions, "DRAIN_TIMEOUT", 0.1)
     with one_slot.held():
-        first = create_held(gateway, one_slot)
-        monkeypatch.setattr(predictions, "QUEUE_TIMEOUT", 0.1)
-        failed = create(gateway, SHORT, prefer="wait")
-        assert failed["status"] == "failed"
-        assert failed["error"] == "the container had no free slot for 0.1 s: At capacity - all prediction slots busy"
-        assert cancel(gateway, first) == "canceled"
-
-
-def test_a_running_prediction_is_canceled_in_the_container_when_the_gateway_ends(one_slot: HeldServer) -> None:
-    with one_slot.held():
-        with TestClient(gateway_app(one_slot.url)) as gateway:
+        with TestClient(one_slot_gateway(one_slot)) as gateway:
             assert create_held(gateway, one_slot)["status"] == "starting"
         wait_until(lambda: one_slot.waiting() == 0)
     assert one_slot.predict(**SHORT)["shape"] == [768]
@@ -110,7 +96,7 @@ def test_ended_predictions_are_kept_up_to_a_number_of_bytes(
     one_slot: HeldServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predictions, "MAX_BYTES", 10_000)
-    with TestClient(gateway_app(one_slot.url)) as gateway:
+    with TestClient(one_slot_gateway(one_slot)) as gateway:
         small = [create(gateway, SHORT, prefer="wait") for _ in range(3)]  # of about 4,300 bytes each
         assert [reload(gateway, prediction)["status"] for prediction in small] == [404, "succeeded", "succeeded"]
         large = create(gateway, {"texts": ["a"] * 10}, prefer="wait")
@@ -120,7 +106,7 @@ def test_ended_predictions_are_kept_up_to_a_number_of_bytes(
 
 def test_ended_predictions_are_forgotten_in_time(one_slot: HeldServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictions, "MAX_AGE", 0)
-    with TestClient(gateway_app(one_slot.url)) as gateway:
+    with TestClient(one_slot_gateway(one_slot)) as gateway:
         assert reload(gateway, create(gateway, SHORT, prefer="wait"))["status"] == 404
 
 

@@ -15,24 +15,12 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 
+from tests.support.texts import HOSTILE
 from tools.client import JSON, readable, request_bytes
 from tools.evidence import Evidence
 from tools.observed_server import MARKER, ObservedServer
 
 PROMISE = "Bad input never crashes the worker, changes another answer, or gets into a log"
-PLANES = [
-    st.characters(min_codepoint=plane << 16, max_codepoint=plane << 16 | 0xFFFF, exclude_categories=["Cs"])
-    for plane in range(17)
-]
-HOSTILE = st.one_of(
-    st.text(st.characters(categories=["Cc", "Cf", "Zs", "Zl", "Zp"])),  # NUL, controls, invisible and white space
-    st.text(st.one_of(PLANES)),
-    st.text(st.sampled_from("אבגדابتث\u200e\u200f\u202a\u202b\u202d\u202e\u2066\u2067\u2069 1a")),  # right to left
-    st.builds(
-        lambda base, marks: base + marks, st.characters(), st.text(st.characters(categories=["Mn"]), max_size=300)
-    ),
-    st.text(),
-)
 CHOICES = {
     "task": st.sampled_from(["retrieval_document", "retrieval_query", "clustering"]),
     "embedding_dim": st.sampled_from([768, 512, 256, 128]),

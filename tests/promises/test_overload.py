@@ -69,7 +69,9 @@ def test_short_texts_are_answered_beside_array_answers(held: HeldServer, full: b
     assert np.array_equal(np.array(numbers, np.float32), held.vectors(texts=arrays["texts"]))
     times: list[float] = []
     with ThreadPoolExecutor(1) as thread:
-        beside = thread.submit(raw_load, held.port, arrays, 1, 20.0 if full else 3.0)  # in a process of its own
+        beside = thread.submit(
+            raw_load, held.port, request_bytes(arrays), 1, 20.0 if full else 3.0
+        )  # in a process of its own
         while not beside.done():
             began = time.perf_counter()
             held.embedding(text=MARKER)

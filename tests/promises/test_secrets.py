@@ -83,7 +83,11 @@ def test_a_setup_that_fails_with_the_token_does_not_print_it(
         paths = [file["path"] for file in made["files"]]
         for path in paths:
             hub.fail(f"/hub/{path}", repeat(status(401)))
-        changes = {"HF_TOKEN": TOKEN, "EMBEDDINGGEMMA_MANIFEST": str(manifest), "EMBEDDINGGEMMA_CACHE": str(tmp_path)}
+        changes = {
+            "HF_TOKEN": f"{TOKEN}\n",
+            "EMBEDDINGGEMMA_MANIFEST": str(manifest),
+            "EMBEDDINGGEMMA_CACHE": str(tmp_path),
+        }
         server = LocalServer(tmp_path / "log", weights="manifest", changes=changes)
         command_lines: set[str] = set()
         try:

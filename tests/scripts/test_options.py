@@ -40,7 +40,7 @@ def test_port_0_is_any_free_port(taken: int) -> None:
     assert port_option("0") not in (0, taken)
 
 
-@pytest.mark.parametrize("command", [["serve"], ["run", "a text"], ["playground"], ["replicate_gateway"]])
+@pytest.mark.parametrize("command", [["serve"], ["run", "a text"], ["playground"]])
 def test_a_port_that_is_taken_is_refused_at_once(taken: int, command: list[str]) -> None:
     ran = _run([SCRIPTS / command[0], *command[1:], "--port", str(taken)])
     assert ran.returncode == 2

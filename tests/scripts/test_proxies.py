@@ -3,13 +3,11 @@
 import json
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import requests
 
-from client import embed
 from tests.support.refusing_proxy import RefusingProxy, refusing_proxy
 from tests.support.servers import RunningServer, running_gateway
 from tools import SCRIPTS
@@ -57,30 +55,10 @@ def test_downloads_go_through_the_proxy_and_its_refusal_ends_them(
 
 
 def test_the_gateway_asks_its_container_directly(proxy: RefusingProxy, server: RunningServer) -> None:
-    command: list[str | Path] = [SCRIPTS / "replicate_gateway", "--container", server.url, "--port", "0"]
-    with running_gateway(command, proxy.environment) as (url, _):
+    command: list[str | Path] = [SCRIPTS / "gateway", "--container", server.url, "--port", "0"]
+    with running_gateway(command, environment=proxy.environment) as (url, _):
         answer = requests.post(
             f"{url}/v1/models/a/b/predictions", json={"input": {"text": "a"}}, headers={"Prefer": "wait"}, timeout=600
         )
     assert answer.json()["status"] == "succeeded"
     assert proxy.asked_for() == []
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_the_examples_ask_a_container_on_this_machine_directly(
-    proxy: RefusingProxy, server: RunningServer, monkeypatch: pytest.MonkeyPatch, host: str
-) -> None:
-    for name, value in proxy.environment.items():
-        monkeypatch.setenv(name, value)
-    assert embed(["a text"], "clustering", f"http://{host}:{server.port}").shape == (1, 768)
-    assert proxy.asked_for() == []
-
-
-def test_the_examples_ask_another_machine_through_the_proxy(
-    proxy: RefusingProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in proxy.environment.items():
-        monkeypatch.setenv(name, value)
-    with suppress(Exception):
-        embed(["a text"], "clustering", "http://container.example:5000")
-    assert proxy.asked_for() == ["http://container.example:5000/predictions"]

@@ -5,14 +5,15 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-CERTIFICATE = Path(__file__).with_name("loopback.pem")  # of 127.0.0.1 and localhost; with its key
+CERTIFICATE = Path(__file__).with_name("loopback.pem")  # of 127.0.0.1, localhost and cdn.example; with its key
 
 Fault = Callable[["Answer"], None]
 
@@ -23,8 +24,12 @@ class Request:
 
     path: str
     """Without its query."""
+    query: str
+    """What follows the question mark."""
     headers: dict[str, str]
     """By name."""
+    moment: float
+    """When it came, in seconds of the clock that never goes back."""
 
 
 @dataclass
@@ -37,8 +42,8 @@ class Answer:
     """The server that sends it."""
     status: int | None = None
     """The status, if it is neither 200 nor 206."""
-    location: str | None = None
-    """Where it redirects to."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Besides Content-Length and Content-Range."""
     ignores_range: bool = False
     """Whether it sends the whole file even if a range was requested."""
     stop_after: float | None = None
@@ -47,11 +52,12 @@ class Answer:
     """Called after `stop_after`."""
 
 
-def status(code: int) -> Fault:
-    """Answer with this code, and no file."""
+def status(code: int, **headers: str) -> Fault:
+    """Answer with this code and these headers (Retry_After is sent as Retry-After), and no file."""
 
     def fault(answer: Answer) -> None:
         answer.status, answer.body = code, b"an error page\n"
+        answer.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     return fault
 
@@ -60,7 +66,8 @@ def redirect(location: str) -> Fault:
     """Send the client elsewhere."""
 
     def fault(answer: Answer) -> None:
-        answer.status, answer.body, answer.location = 302, b"", location
+        answer.status, answer.body = 302, b""
+        answer.headers = {"Location": location.encode().decode("latin-1")}  # as the bytes of UTF-8
 
     return fault
 
@@ -207,8 +214,8 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            server.requests.append(Request(path, dict(self.headers)))
+            path, _, query = self.path.partition("?")
+            server.requests.append(Request(path, query, dict(self.headers), time.monotonic()))
             _send(self, server.answer(path))
 
         def log_message(self, *_: object) -> None:
@@ -227,9 +234,9 @@ def _send(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
         handler.send_header("Content-Range", f"bytes {first}-{int(first) + len(answer.body) - 1}/{total}")
     else:
         handler.send_response(answer.status or 200)
-    if answer.location is not None:
-        handler.send_header("Location", answer.location)
     handler.send_header("Content-Length", str(len(answer.body)))
+    for name, value in answer.headers.items():
+        handler.send_header(name, value)
     handler.end_headers()
     if answer.stop_after is None:
         handler.wfile.write(answer.body)

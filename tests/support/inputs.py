@@ -24,6 +24,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"texts": ["a", 3]}, r"texts\[1\] is an int; it must be a string"),
     ({"texts": ["a"] * 1025}, r"texts has 1,025 texts; the limit is 1,024"),
     ({"text": "a\ud800"}, "text has a lone surrogate at character 1"),
+    ({"text": "a", "title": "T\ud800"}, "title has a lone surrogate at character 1"),
     ({"text": "a", "title": "T", "task": "clustering"}, "title goes with task retrieval_document only"),
     ({"text": "a", "title": "T", "task": "none"}, "title goes with task retrieval_document only"),
     (

@@ -3,6 +3,7 @@
 - It writes a chunk when it has all of it, and asks for the rest of a chunk by itself where a connection was closed: at
   once, and for ever, with a message each time.
 - 5xx and 429: six tries, then exit 1 (pget waits between them, 15 s in all); 501 and other 4xx: exit 1 at once.
+- 429 with Retry-After: it does not wait for that.
 - A reset, or an answer to the rest of a chunk that is not 206: exit 1.
 - Where Range is ignored: right if the file fits into a chunk, else a panic and exit 2.
 - It has no digest and no timeout, and follows redirects for ever.
@@ -51,7 +52,7 @@ def _chunk(url: str, start: int, total: int | None) -> tuple[bytes, int]:
     got = bytearray()
     while not got or len(got) < min(CHUNK, (total or 0) - start):
         end = min(start + CHUNK, total or start + CHUNK)
-        response = _open(url, start + len(got), end)
+        response = _open(url, start + len(got), end, resumed=bool(got or start))
         found = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
         if not found and (got or start):
             _end(1, f"expected status code 206, got {response.status}")
@@ -74,7 +75,7 @@ def _chunk(url: str, start: int, total: int | None) -> tuple[bytes, int]:
     return bytes(got), total or 0
 
 
-def _open(url: str, first: int, end: int) -> http.client.HTTPResponse:
+def _open(url: str, first: int, end: int, *, resumed: bool) -> http.client.HTTPResponse:
     tries = 0
     while True:
         request = urllib.request.Request(url, headers={"Range": f"bytes={first}-{end - 1}"})  # noqa: S310
@@ -87,7 +88,8 @@ def _open(url: str, first: int, end: int) -> http.client.HTTPResponse:
                 continue
             tries += 1
             if error.code == 501 or (error.code < 500 and error.code != 429):
-                _end(1, f"unexpected http status downloading {url}: {error.code}")
+                unexpected = f"unexpected http status downloading {url}: {error.code}"
+                _end(1, f"expected status code 206, got {error.code}" if resumed else unexpected)
             if tries == MAX_TRIES:
                 _end(1, f"GET {url} giving up after {tries} attempt(s)")
         except (ConnectionResetError, http.client.RemoteDisconnected, urllib.error.URLError) as error:

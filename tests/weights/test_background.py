@@ -24,9 +24,16 @@ pytestmark = pytest.mark.usefixtures("no_pget")
 
 
 def running() -> psutil.Process:
-    """Return the process that makes the weights ready."""
-    children = psutil.Process().children()
-    [process] = [child for child in children if "embeddinggemma.weights.background" in command_line(child)]
+    """Return the process that makes the weights ready; for a moment after its start it has no command line."""
+    found: list[psutil.Process] = []
+
+    def is_found() -> bool:
+        children = psutil.Process().children()
+        found[:] = [child for child in children if "embeddinggemma.weights.background" in command_line(child)]
+        return bool(found)
+
+    wait_until(is_found)
+    [process] = found
     return process
 
 
@@ -112,11 +119,18 @@ def test_the_log_shows_the_seconds_of_each_stage(
     assert [message.partition(":")[0] for message in caplog.messages] == ["load"]
 
 
-def test_loading_does_not_wait_for_the_digests_of_a_warm_cache(tmp_path: Path) -> None:
+def test_loading_does_not_wait_for_the_digests_of_a_warm_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_right_files(tmp_path)
+    stopped = program(
+        tmp_path / "stopped",
+        "import os, signal, sys\n"
+        "os.kill(os.getpid(), signal.SIGSTOP)\n"
+        f"os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])\n",
+    )
+    monkeypatch.setattr(sys, "executable", str(stopped))
     in_background = WeightsInBackground(manifest(), Store(tmp_path))
     process = running()
-    process.suspend()
+    wait_until(lambda: process.status() == psutil.STATUS_STOPPED)
     hang_guard = threading.Timer(600, process.resume)
     hang_guard.start()
 
@@ -129,7 +143,7 @@ def test_loading_does_not_wait_for_the_digests_of_a_warm_cache(tmp_path: Path) -
     hang_guard.cancel()
 
 
-def test_a_small_file_can_be_loaded_while_the_largest_is_still_downloading(
+def test_small_files_can_be_loaded_while_the_largest_is_still_downloading(
     file_server: FaultyServer, tmp_path: Path
 ) -> None:
     may_arrive = threading.Event()
@@ -137,7 +151,9 @@ def test_a_small_file_can_be_loaded_while_the_largest_is_still_downloading(
         f"/cdn/{BIG}", [lambda _: None if may_arrive.wait(600) else pytest.fail("the test did not release the rest")]
     )
     in_background = WeightsInBackground(manifest(f"{file_server.url}/cdn/{{path}}"), Store(tmp_path))
-    assert in_background.load_early("config.json", lambda folder: (folder / "config.json").read_bytes())
+    small, other, _ = FILES
+    read = [small, other]
+    assert all(in_background.load_early(read, lambda folder: [(folder / path).read_bytes() for path in read]) or [])
     assert not (tmp_path / manifest().folder_name / BIG).exists()
     may_arrive.set()
     assert in_background.load(lambda folder: (folder / BIG).read_bytes()) == FILES[BIG]
@@ -146,13 +162,20 @@ def test_a_small_file_can_be_loaded_while_the_largest_is_still_downloading(
 def test_a_file_of_a_warm_cache_is_not_loaded_early(tmp_path: Path) -> None:
     write_right_files(tmp_path)
     in_background = WeightsInBackground(manifest(), Store(tmp_path))
-    assert in_background.load_early("config.json", lambda _: pytest.fail("it is not verified yet")) is None
+    assert in_background.load_early(["config.json"], lambda _: pytest.fail("it is not verified yet")) is None
+
+
+def test_files_of_which_one_was_there_before_are_not_loaded_early(tmp_path: Path) -> None:
+    small, other, _ = FILES
+    (write_right_files(tmp_path) / other).unlink()
+    with WeightsInBackground(manifest(), Store(tmp_path)) as in_background:
+        assert in_background.load_early([small, other], lambda _: pytest.fail("it is not verified yet")) is None
 
 
 def test_waiting_early_for_a_file_that_never_comes_is_an_error(tmp_path: Path) -> None:
     in_background = WeightsInBackground(manifest(), Store(tmp_path))
     with pytest.raises(WeightsError, match=r"config\.json is missing"):
-        in_background.load_early("config.json", lambda folder: folder)
+        in_background.load_early(["config.json"], lambda folder: folder)
 
 
 def test_a_model_that_was_loaded_from_a_wrong_file_is_loaded_again(file_server: FaultyServer, tmp_path: Path) -> None:

@@ -1,13 +1,19 @@
 """Missing weights are fetched from the allowed sources, and weights are used only once they are verified."""
 
 import logging
+import re
+import resource
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from embeddinggemma.weights.cache import WeightsError, ensure_weights
+from embeddinggemma.weights.delivery import Route, deliver
+from embeddinggemma.weights.fetching import Download
 from embeddinggemma.weights.manifest import ManifestError, Source
 from embeddinggemma.weights.store import Store
+from embeddinggemma.weights.verification import faults
 from tests.support.faulty_server import FaultyServer, redirect
 from tests.support.tiny_model import BIG, FILES, is_right, manifest, program, write_right_files
 
@@ -71,3 +77,38 @@ def test_the_token_goes_to_the_gated_source_alone_and_never_to_pget(
     assert "/cdn/" in (tmp_path / "asked").read_text()
     assert "/gated/" not in (tmp_path / "asked").read_text()
     assert "hf_secret" not in caplog.text
+
+
+class OddFetcher:
+    """Raises what nobody foresaw, after the first file."""
+
+    name = "odd"
+
+    def fetch(self, downloads: Sequence[Download]) -> Iterator[tuple[Download, str | None]]:
+        downloads[0].path.write_bytes(FILES["config.json"])
+        yield downloads[0], None
+        raise KeyError("https://user:secret@cdn.example/")
+
+
+def test_an_error_that_nobody_foresaw_is_named_without_its_text(tmp_path: Path) -> None:
+    missing, failures = faults(tmp_path / "model", manifest().files), ["an earlier failure"]
+    deliver(Route(Source("https://cdn.example/{path}"), OddFetcher()), missing, tmp_path / "model", failures)
+    assert failures[0] == "an earlier failure"
+    assert re.fullmatch(
+        r"https://cdn\.example/\{path\} with odd: unexpected KeyError in test_cache\.py, line \d+", failures[1]
+    )
+    assert (tmp_path / "model" / "config.json").read_bytes() == FILES["config.json"]
+
+
+def test_a_disk_that_is_full_hides_no_other_reason(server: FaultyServer, tmp_path: Path) -> None:
+    sources = manifest(f"{server.url}/none/{{path}}", f"{server.url}/cdn/{{path}}")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
+    try:
+        with pytest.raises(WeightsError) as error:
+            ensure_weights(sources, Store(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert f"the cache folder {tmp_path} cannot be used: File too large\ntried:\n  {server.url}/none/" in str(
+        error.value
+    )

@@ -1,5 +1,6 @@
 """The HTTP fetcher resumes, gives up in time, keeps the token, and names errors in a few words."""
 
+import email.utils
 import hashlib
 import itertools
 import logging
@@ -7,7 +8,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +34,7 @@ from tests.support.faulty_server import (
 
 BODY = bytes(range(256)) * 4000
 PATH = "/folder/file"
+RIGHT = hashlib.sha256(BODY).hexdigest()
 
 
 @pytest.fixture
@@ -68,24 +71,24 @@ def ranges(server: FaultyServer) -> list[str | None]:
 
 
 def test_the_digest_is_that_of_the_bytes(server: FaultyServer, tmp_path: Path) -> None:
-    assert fetch(server.url + PATH, tmp_path) == hashlib.sha256(BODY).hexdigest()
+    assert fetch(server.url + PATH, tmp_path) == RIGHT
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
 def test_after_a_cut_only_the_rest_is_fetched(part: float, server: FaultyServer, tmp_path: Path) -> None:
     server.fail(PATH, [cut(part)])
-    assert fetch(server.url + PATH, tmp_path) == hashlib.sha256(BODY).hexdigest()
+    assert fetch(server.url + PATH, tmp_path) == RIGHT
     assert ranges(server) == [None, f"bytes={int(len(BODY) * part)}-"]
 
 
 def test_a_file_may_arrive_in_several_parts(server: FaultyServer, tmp_path: Path) -> None:
     server.fail(PATH, [cut(0.5), reset(0.5), cut(0.5), status(503)])
-    assert fetch(server.url + PATH, tmp_path) == hashlib.sha256(BODY).hexdigest()
+    assert fetch(server.url + PATH, tmp_path) == RIGHT
 
 
 def test_if_a_server_ignores_range_the_file_is_fetched_from_its_beginning(server: FaultyServer, tmp_path: Path) -> None:
     server.fail(PATH, [both(cut(0.5), ignore_range), ignore_range])
-    assert fetch(server.url + PATH, tmp_path) == hashlib.sha256(BODY).hexdigest()
+    assert fetch(server.url + PATH, tmp_path) == RIGHT
 
 
 def test_tries_are_bounded(server: FaultyServer, tmp_path: Path) -> None:
@@ -95,12 +98,59 @@ def test_tries_are_bounded(server: FaultyServer, tmp_path: Path) -> None:
     assert len(ranges(server)) == 5
 
 
-@pytest.mark.parametrize("code", [400, 401, 403, 404, 410, 416, 429])
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 410, 416])
 def test_a_request_that_the_server_refuses_is_not_sent_again(code: int, server: FaultyServer, tmp_path: Path) -> None:
     server.fail(PATH, [status(code)])
     with pytest.raises(DownloadError, match=f"HTTP {code}"):
         fetch(server.url + PATH, tmp_path)
     assert len(ranges(server)) == 1
+
+
+@pytest.mark.parametrize("code", [408, 429, 500, 503])
+def test_a_request_that_may_succeed_later_is_sent_again(code: int, server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, [status(code)] * 4)
+    assert fetch(server.url + PATH, tmp_path) == RIGHT
+    assert len(ranges(server)) == 5
+
+
+def in_seconds(_: Answer) -> str:
+    return "1"
+
+
+def as_a_date(_: Answer) -> str:
+    return email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=2.5), usegmt=True)
+
+
+@pytest.mark.parametrize("code", [429, 503])
+@pytest.mark.parametrize("form", [in_seconds, as_a_date])
+def test_a_server_that_asks_to_wait_gets_no_request_before(
+    form: Callable[[Answer], str], code: int, server: FaultyServer, tmp_path: Path
+) -> None:
+    server.fail(PATH, [lambda answer: status(code, Retry_After=form(answer))(answer)])
+    assert fetch(server.url + PATH, tmp_path) == RIGHT
+    first, second = server.asked_for(PATH)
+    assert second.moment - first.moment >= 1
+
+
+def test_a_server_that_asks_to_wait_for_too_long_has_refused(server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, [status(429, Retry_After="3600")])
+    with pytest.raises(DownloadError, match=r"HTTP 429; it asks to wait 3,600 s$"):
+        fetch(server.url + PATH, tmp_path)
+    assert len(ranges(server)) == 1
+
+
+@pytest.mark.parametrize("value", ["soon", "-1", "9" * 5000, "Fri, 31 Dec 99999999 23:59:59 GMT", ""])
+def test_a_wait_that_makes_no_sense_is_not_an_error_of_its_own(
+    value: str, server: FaultyServer, tmp_path: Path
+) -> None:
+    server.fail(PATH, [status(429, Retry_After=value)])
+    assert fetch(server.url + PATH, tmp_path) == RIGHT
+
+
+def test_a_file_whose_rest_is_refused_is_fetched_from_its_beginning(server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, [cut(0.5), status(416)])
+    assert fetch(server.url + PATH, tmp_path) == RIGHT
+    assert ranges(server) == [None, f"bytes={len(BODY) // 2}-", None]
 
 
 @pytest.mark.parametrize("part", [0, 0.5])
@@ -122,7 +172,7 @@ def test_a_wrong_length_is_refused_before_the_bytes_are_fetched(
 
 def test_a_file_of_unknown_length_has_the_length_that_the_server_gives(server: FaultyServer, tmp_path: Path) -> None:
     server.fail(PATH, [cut(0.5)])
-    assert fetch(server.url + PATH, tmp_path, size=None) == hashlib.sha256(BODY).hexdigest()
+    assert fetch(server.url + PATH, tmp_path, size=None) == RIGHT
 
 
 def test_the_token_goes_to_the_first_host_and_not_to_another_after_a_redirect(
@@ -152,6 +202,29 @@ def test_a_redirect_to_plain_http_on_another_host_is_refused(server: FaultyServe
         fetch(server.url + PATH, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("location", "path", "query"),
+    [
+        ("/Straße/ø?n=ü", "/Stra%C3%9Fe/%C3%B8", "n=%C3%BC"),
+        ("/Stra%C3%9Fe?signature=a%2Bb%3D", "/Stra%C3%9Fe", "signature=a%2Bb%3D"),
+        ("/a file?a=b&c=d;e", "/a%20file", "a=b&c=d;e"),
+    ],
+)
+def test_the_address_of_a_redirect_is_quoted_once(
+    location: str, path: str, query: str, server: FaultyServer, tmp_path: Path
+) -> None:
+    server.files[path] = BODY
+    server.fail(PATH, [redirect(location)])
+    assert fetch(server.url + PATH, tmp_path) == RIGHT
+    assert (server.requests[-1].path, server.requests[-1].query) == (path, query)
+
+
+def test_a_redirect_to_what_is_no_address_is_refused(server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, [redirect("http://[secret")])
+    with pytest.raises(DownloadError, match=r"the URL or a header is not valid \(ValueError\)$"):
+        fetch(server.url + PATH, tmp_path)
+
+
 def test_redirects_in_a_circle_end(server: FaultyServer, tmp_path: Path) -> None:
     server.fail(PATH, itertools.repeat(redirect(PATH)))
     with pytest.raises(DownloadError, match="more than 5 redirects"):
@@ -170,6 +243,30 @@ def test_no_secret_of_a_url_is_in_an_error_or_the_log(
     with pytest.raises(DownloadError) as error:
         fetch(signed, tmp_path, stall_seconds=2)
     assert "secret" not in str(error.value) + caplog.text
+
+
+@pytest.mark.parametrize("token", ["hf_secret\n", "hf_\nsecret", "hf_secret…", "hf_\udce9secret"])
+def test_a_token_that_cannot_be_in_a_header_is_not_shown(
+    token: str, server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(
+        DownloadError, match=r"^127\.0\.0\.1 cannot be reached: the URL or a header is not valid"
+    ) as error:
+        fetch(server.url + PATH, tmp_path, token=token)
+    assert "secret" not in str(error.value) + caplog.text
+
+
+def test_the_library_below_logs_no_url(server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It warns of a header that cannot be parsed, and shows the URL."""
+    caplog.set_level(logging.DEBUG)
+
+    def odd_header(answer: Answer) -> None:
+        answer.headers = {"Odd": "header\r\nwithout a colon"}
+
+    server.fail(PATH, [odd_header])
+    assert fetch(f"{server.url}{PATH}?signature=secret", tmp_path) == RIGHT
+    assert "secret" not in caplog.text
 
 
 def test_a_refused_connection_is_named_in_a_few_words(tmp_path: Path) -> None:
@@ -198,9 +295,6 @@ def test_a_certificate_that_is_not_trusted_is_refused(tmp_path: Path) -> None:
             DownloadError, match=r"^127\.0\.0\.1 cannot be reached: certificate not trusted: self-signed"
         ):
             fetch(untrusted.url + PATH, tmp_path)
-
-
-RIGHT = hashlib.sha256(BODY).hexdigest()
 
 
 def well(_: object) -> None:
@@ -261,11 +355,26 @@ def test_if_a_server_refuses_more_connections_one_connection_gets_the_rest(
 
     def refuse_three(answer: Answer) -> None:
         if together.wait():  # four ask at once; one of them is answered
-            status(429)(answer)
+            status(403)(answer)
 
     server.fail(PATH, [well, *[refuse_three] * 4])
     assert fetch(server.url + PATH, tmp_path, connections=4) == RIGHT
     assert str(ranges(server)[-1]).endswith("-"), "the rest was not asked for as a whole"
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_part_that_is_refused_for_a_while_is_asked_for_again(server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, [well, *[status(429, Retry_After="1")] * 3])
+    assert fetch(server.url + PATH, tmp_path, connections=4) == RIGHT
+    assert len(ranges(server)) == 11 + 3
+    assert not any(str(wanted).endswith("-") for wanted in ranges(server))
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_server_that_refuses_every_range_sends_the_whole_file(server: FaultyServer, tmp_path: Path) -> None:
+    server.fail(PATH, [status(416)])
+    assert fetch(server.url + PATH, tmp_path, connections=4) == RIGHT
+    assert ranges(server) == ["bytes=0-99999", None]
 
 
 @pytest.mark.usefixtures("small_parts")

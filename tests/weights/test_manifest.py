@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from embeddinggemma.weights.manifest import ManifestError, PinnedFile, Source, mirror_source, read_manifest
+from embeddinggemma.weights.manifest import (
+    ManifestError,
+    PinnedFile,
+    Source,
+    mirror_source,
+    published_source,
+    read_manifest,
+)
 from tests.support import tiny_model
 from tools import PROJECT
 
@@ -45,6 +52,14 @@ def set_path(path: str) -> Callable[[dict[str, Any]], None]:
         (lambda data: data["files"][0].update(size="3"), "lacks or garbles"),
         (lambda data: data["sources"][0].update(url="http://cdn.example/{path}"), "is not an https address"),
         (lambda data: data["sources"][0].update(url="https://cdn.example/"), "has no {path} in it and is not a .tar"),
+        (lambda data: data["sources"][0].update(url="https://cdn.example/{path}#a"), "has a fragment"),
+        (lambda data: data["sources"][0].update(url="file://server/{path}"), "names a host"),
+        (lambda data: data["sources"][0].update(url="file:///a/{path}?b"), "has a query"),
+        (lambda data: data["sources"][0].update(url="file:///a/"), "has no {path} in it and is not a .tar"),
+        (lambda data: data["sources"][0].update(url="a\0b/{path}"), "is not a path that can be read"),
+        (lambda data: data["sources"][0].update(url="~nobody-of-this-name/{path}"), "is not a path that can be read"),
+        (lambda data: data["sources"][0].update(url=3), "lacks or garbles"),
+        (lambda data: data.update(sources=["https://cdn.example/{path}"]), "lacks or garbles"),
         *(
             (set_path(path), "could leave the model's folder")
             for path in ("", "/a", "../a", "a/../../b", "a//b", "a b", ".")
@@ -84,6 +99,7 @@ def test_the_folders_name_changes_with_the_pins(tmp_path: Path) -> None:
     [
         ("https://cdn.example/models", "https://cdn.example/models/{path}"),
         ("https://cdn.example/models/", "https://cdn.example/models/{path}"),
+        ("https://cdn.example/models?signature=1", "https://cdn.example/models/{path}?signature=1"),
         ("https://cdn.example/{path}?signature=1", "https://cdn.example/{path}?signature=1"),
         ("https://cdn.example/model.tar?signature=1", "https://cdn.example/model.tar?signature=1"),
     ],
@@ -101,3 +117,22 @@ def test_a_refused_source_is_named_without_its_secrets() -> None:
 
 def test_a_path_is_quoted_in_a_url() -> None:
     assert Source("https://cdn.example/{path}").url_of(PinnedFile("1/ü", 0, "")) == "https://cdn.example/1/%C3%BC"
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("https://cdn.example/models/", "https://cdn.example/models/name/{path}"),
+        ("https://cdn.example/models?signature=1", "https://cdn.example/models/name/{path}?signature=1"),
+        ("https://cdn.example/{path}?signature=1", "https://cdn.example/name/{path}?signature=1"),
+        ("file:///srv/models", "file:///srv/models/name/{path}"),
+    ],
+)
+def test_a_published_folder_lies_below_the_base_url(given: str, url: str) -> None:
+    assert published_source(given, "name") == Source(url)
+
+
+@pytest.mark.parametrize("given", ["https://cdn.example/model.tar", "https://cdn.example/a#b", "cdn.example/a", "/srv"])
+def test_a_folder_cannot_be_published_below_another_address(given: str) -> None:
+    with pytest.raises(ManifestError):
+        published_source(given, "name")

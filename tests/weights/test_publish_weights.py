@@ -1,7 +1,9 @@
 """Published weights are the verified ones, can be fetched by their manifest, and are half as large in bfloat16."""
 
 import dataclasses
+import json
 import os
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -14,7 +16,7 @@ import torch
 from safetensors import safe_open
 
 from embeddinggemma.weights.cache import ensure_weights
-from embeddinggemma.weights.manifest import Manifest, read_manifest
+from embeddinggemma.weights.manifest import Manifest, PinnedFile, read_manifest
 from embeddinggemma.weights.store import Store
 from tools import PROJECT
 
@@ -22,10 +24,19 @@ URL = "https://cdn.example/models"
 
 
 def publish(model: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the script on a model's folder, which has its manifest."""
     script = str(PROJECT / "scripts" / "publish_weights")
     command = [sys.executable, script, str(out), "--url", URL, "--from", str(model), *arguments]
     environment = {**os.environ, "EMBEDDINGGEMMA_MANIFEST": str(model / "weights_manifest.json")}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def refused(model: Path, out: Path, *arguments: str) -> str:
+    """Return the script's only line, an error."""
+    finished = publish(model, out, *arguments)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    [line] = finished.stderr.splitlines()
+    return line
 
 
 def published(model: Path, out: Path, dtype: str) -> Manifest:
@@ -98,7 +109,74 @@ def test_wrong_files_are_not_published(small_model: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_an_address_that_is_not_https_is_refused(small_model: Path, tmp_path: Path) -> None:
-    finished = publish(small_model, tmp_path / "out", "--url", "http://cdn.example")
-    assert finished.returncode == 1
-    assert "is not an https address" in finished.stderr
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://user:secret@cdn.example", "--url: http://cdn.example is not an https address"),
+        ("https://cdn.example/models?secret#fragment", "--url: https://cdn.example/models has a fragment"),
+        ("https://cdn.example/model.tar?secret", "--url: https://cdn.example/model.tar is the URL of a tar"),
+        ("user:secret@cdn.example/models", "--url: it has no scheme; write https://, or file:/// and a path"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_refused(url: str, message: str, small_model: Path, tmp_path: Path) -> None:
+    line = refused(small_model, tmp_path / "out", "--url", url)
+    assert line.startswith(message)
+    assert "secret" not in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_query_of_an_address_stays_at_its_end(small_model: Path, tmp_path: Path) -> None:
+    assert publish(small_model, tmp_path / "out", "--url", f"{URL}/?signature=a/b").returncode == 0
+    manifest = read_manifest(tmp_path / "out" / "weights_manifest.json")
+    assert manifest.sources[0].url == f"{URL}/{manifest.folder_name}/{{path}}?signature=a/b"
+
+
+@pytest.mark.slow
+def test_weights_can_be_published_for_machines_without_a_network(small_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a disk"
+    assert publish(small_model, out, "--url", out.as_uri()).returncode == 0
+    folder = ensure_weights(read_manifest(out / "weights_manifest.json"), Store(tmp_path / "cache"))
+    assert (folder / "config.json").read_bytes() == (small_model / "config.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_target_or_a_folder_that_cannot_be_used_is_named_in_one_line(small_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "out" / "weights_manifest.json").mkdir(parents=True)
+    assert refused(small_model, tmp_path / "file").startswith(f"OUT {tmp_path}/file is not a folder")
+    assert refused(small_model, tmp_path / "file" / "out") == f"cannot publish: {tmp_path}/file/out: Not a directory"
+    assert refused(small_model, Path("/proc/none")) == "cannot publish: /proc/none: No such file or directory"
+    manifest = tmp_path / "out" / "weights_manifest.json"
+    assert refused(small_model, tmp_path / "out") == f"cannot publish: {manifest}: Is a directory"
+    assert refused(small_model, tmp_path / "out", "--from", "/none") == "--from /none is not a folder"
+
+
+@pytest.mark.slow
+def test_bfloat16_weights_are_published_as_what_they_are(small_model: Path, tmp_path: Path) -> None:
+    first = published(small_model, tmp_path / "first", "bfloat16")
+    rounded = tmp_path / "first" / first.folder_name
+    (rounded / "weights_manifest.json").symlink_to(tmp_path / "first" / "weights_manifest.json")
+    finished = publish(rounded, tmp_path / "second", "--url", "https://other.example")
+    assert finished.stdout.splitlines()[0].endswith(" MB in bfloat16")
+    written = json.loads((tmp_path / "second" / "weights_manifest.json").read_text())
+    assert written["dtype"] == "bfloat16"
+    second = read_manifest(tmp_path / "second" / "weights_manifest.json")
+    assert second.files == first.files
+    assert second.sources[1:] == first.sources, "the same bytes have the same sources"
+    again = published(rounded, tmp_path / "third", "bfloat16")
+    assert (again.files, again.sources) == (first.files, first.sources)
+    line = refused(rounded, tmp_path / "fourth", "--dtype", "float32")
+    assert line == "--dtype float32: the weights are bfloat16; what rounding took cannot be put back"
+
+
+@pytest.mark.slow
+def test_a_file_that_holds_no_tensors_is_named_in_one_line(small_model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(small_model, broken, symlinks=True)
+    (broken / "model.safetensors").unlink()
+    (broken / "model.safetensors").write_bytes(b"<html>")
+    data = json.loads((broken / "weights_manifest.json").read_text())
+    data["files"] = [vars(PinnedFile.of(broken, file["path"])) for file in data["files"]]
+    (broken / "weights_manifest.json").write_text(json.dumps(data))
+    assert refused(broken, tmp_path / "out").startswith("cannot publish: ")

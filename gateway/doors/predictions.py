@@ -1,21 +1,24 @@
 """Predictions as in Replicate's API: each is run by one request to a container, and reported to a webhook."""
 
 import asyncio
-import json
 import logging
 import secrets
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import aiohttp
+import orjson
 from cachetools import TTLCache
 
+from gateway.core.containers import Answer, Containers
+from gateway.core.refusal import Refusal
+
+log = logging.getLogger(__name__)
+
 EVENTS = ("start", "output", "logs", "completed")
-NO_SLOT = (409, 503)  # every slot is taken, or setup() has not ended
-QUEUE_TIMEOUT = 60.0  # seconds that a prediction waits for a slot
-CANCEL_TIMEOUT = 10.0  # seconds
+WEBHOOK_TIMEOUT = 10.0  # seconds
+DRAIN_TIMEOUT = 20.0  # seconds that running predictions and webhooks may take when the gateway ends
 MAX_AGE = 3600.0  # seconds that an ended prediction is kept, as by Replicate
 MAX_BYTES = 200_000_000
 
@@ -91,10 +94,9 @@ def problem(invalid_fields: list[dict[str, str]]) -> dict[str, Any]:
 class Predictions:
     """The running predictions, and those that ended within the last hour, up to MAX_BYTES."""
 
-    def __init__(self, container_url: str, http: httpx.AsyncClient) -> None:
-        """Run predictions in the container at this URL."""
-        self._container_url = container_url
-        self._http = http
+    def __init__(self, containers: Containers) -> None:
+        """Run predictions in these containers."""
+        self._containers = containers
         self._running: dict[str, tuple[Prediction, asyncio.Task[None]]] = {}
         self._ended: TTLCache[str, Prediction] = TTLCache(
             MAX_BYTES, MAX_AGE, getsizeof=lambda prediction: min(prediction.kept_bytes, MAX_BYTES)
@@ -123,64 +125,49 @@ class Predictions:
         if prediction.id not in self._running:
             return
         _, task = self._running[prediction.id]
-        answer = await self._http.post(f"{self._container_url}/predictions/{prediction.id}/cancel")
-        if answer.status_code == 404:  # it waits for a slot, or its request is on the way and ends with its connection
-            task.cancel()
-        await asyncio.wait({task}, timeout=CANCEL_TIMEOUT)
+        task.cancel()  # the container cancels a prediction whose connection closes
+        await asyncio.wait({task})
 
     async def close(self) -> None:
-        """Cancel all running predictions and webhooks."""
-        tasks = [task for _, task in self._running.values()] + list(self._webhooks)
-        for task in tasks:
+        """Let running predictions and webhooks end, and cancel those that take too long."""
+        predictions = [task for _, task in self._running.values()]
+        for tasks in (predictions, self._webhooks):
+            if tasks:
+                await asyncio.wait(tasks, timeout=DRAIN_TIMEOUT)
+        unfinished = [*predictions, *self._webhooks]
+        for task in unfinished:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*unfinished, return_exceptions=True)
 
     async def _run(self, prediction: Prediction) -> None:
+        content = orjson.dumps({"input": prediction.input})
+        prediction.kept_bytes = len(content)
+        prediction.status, prediction.started = "processing", datetime.now(UTC)
+        self._notify(prediction, "start")
         try:
-            self._take(prediction, await self._ask(prediction))
+            path = f"/predictions/{prediction.id}"
+            self._take(prediction, await self._containers.ask(path, content, method="PUT", work=len(content) // 4))
         except asyncio.CancelledError:
             prediction.finish("canceled")
-        except (httpx.HTTPError, ValueError) as error:
-            reason = f"the container at {self._container_url} did not answer: {type(error).__name__}: {error}"
-            prediction.finish("failed", reason)
+        except Refusal as refusal:
+            prediction.finish("failed", refusal.message)
         del self._running[prediction.id]
         self._ended[prediction.id] = prediction
         self._notify(prediction, "completed")
 
-    async def _ask(self, prediction: Prediction) -> httpx.Response:
-        """Return the container's answer; while it has no free slot, ask again."""
-        url = f"{self._container_url}/predictions/{prediction.id}"
-        content = json.dumps({"input": prediction.input})
-        prediction.kept_bytes = len(content)
-        deadline, attempt = time.monotonic() + QUEUE_TIMEOUT, 0
-        while True:
-            prediction.status, prediction.started = "processing", datetime.now(UTC)
-            if attempt == 0:
-                self._notify(prediction, "start")
-            answer = await self._http.put(url, content=content, headers={"Content-Type": "application/json"})
-            if answer.status_code not in NO_SLOT or time.monotonic() > deadline:
-                return answer
-            prediction.status, prediction.started = "starting", None
-            await asyncio.sleep(min(0.02 * 2**attempt, 1.0))
-            attempt += 1
-
-    def _take(self, prediction: Prediction, answer: httpx.Response) -> None:
+    def _take(self, prediction: Prediction, answer: Answer) -> None:
         """Put the container's answer into the prediction."""
-        if answer.status_code == 422:
-            prediction.invalid_fields = [_invalid_field(detail) for detail in answer.json()["detail"]]
+        result = orjson.loads(answer.body)
+        if answer.status == 422:
+            prediction.invalid_fields = [_invalid_field(detail) for detail in result["detail"]]
             prediction.finish("failed", problem(prediction.invalid_fields)["detail"])
             return
-        if answer.status_code in NO_SLOT:
-            reason = f"the container had no free slot for {QUEUE_TIMEOUT:g} s: {answer.json()['error']}"
-            prediction.finish("failed", reason)
+        if answer.status != 200:
+            prediction.finish("failed", f"the container answered HTTP {answer.status}: {result}")
             return
-        if answer.status_code != 200:
-            prediction.finish("failed", f"the container answered HTTP {answer.status_code}: {answer.text}")
-            return
-        result = answer.json()
         prediction.output, prediction.logs = result.get("output"), result.get("logs", "")
         prediction.metrics = result.get("metrics", {})
-        prediction.kept_bytes += len(answer.content)
+        prediction.kept_bytes += len(answer.body)
         for event in ("output", "logs"):
             if result.get(event):
                 self._notify(prediction, event)
@@ -190,19 +177,16 @@ class Predictions:
         """Send the prediction, as it is now, to its webhook, once and after everything that was sent before."""
         if prediction.webhook is None or event not in prediction.events:
             return
-        task = asyncio.create_task(self._deliver(prediction, prediction.webhook, json.dumps(prediction.body())))
+        task = asyncio.create_task(self._deliver(prediction, prediction.webhook, orjson.dumps(prediction.body())))
         self._webhooks.add(task)
         task.add_done_callback(self._webhooks.discard)
 
-    async def _deliver(self, prediction: Prediction, webhook: str, content: str) -> None:
+    async def _deliver(self, prediction: Prediction, webhook: str, content: bytes) -> None:
         async with prediction.webhook_turn:
             try:
-                answer = await self._http.post(
-                    webhook, content=content, headers={"Content-Type": "application/json"}, timeout=10
-                )
-                answer.raise_for_status()
-            except httpx.HTTPError as error:
-                logging.warning("the webhook of prediction %s was not delivered: %s", prediction.id, error)
+                await self._containers.post(webhook, content, WEBHOOK_TIMEOUT)
+            except (aiohttp.ClientError, OSError) as error:
+                log.warning("the webhook of prediction %s was not delivered: %s", prediction.id, type(error).__name__)
 
 
 def _invalid_field(detail: dict[str, Any]) -> dict[str, str]:

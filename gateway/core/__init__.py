@@ -1,0 +1,1 @@
+"""What all doors share: settings, containers, the request, the metrics."""

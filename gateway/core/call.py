@@ -1,0 +1,107 @@
+"""One request to the gateway: what the log and the metrics say of it, and its body."""
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+
+from gateway.core import metrics
+from gateway.core.refusal import Refusal
+
+Result = TypeVar("Result")
+
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+LEFT = 499
+"""The status in the log of a request whose client hung up before it was answered."""
+
+
+@dataclass
+class Call:
+    """A request, as the log and the metrics see it."""
+
+    id: str
+    door: str
+    texts: int = 0
+    tokens: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def of(cls, request: Request) -> "Call":
+        """Return the request's."""
+        call: Call = request.state.call
+        return call
+
+    def count(self, task: str, texts: int, tokens: int) -> None:
+        """Note what was embedded for it."""
+        self.texts += texts
+        self.tokens += tokens
+        metrics.TEXTS.labels(self.door, task).inc(texts)
+        metrics.TOKENS.labels(self.door, task).inc(tokens)
+
+
+def request_id(given: str) -> str:
+    """Return the id that the client gave, if it is a plain word, or a new one."""
+    return given if _PLAIN_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """Return the body, which must be a JSON object.
+
+    Raises:
+        Refusal: 413, it is too large; 400, it is no JSON object, or has a text that is not valid Unicode.
+
+    """
+    body = await read_body(request)
+    try:
+        given = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Refusal(400, f"the body is not JSON: {error.msg}, at character {error.pos}") from None
+    if not isinstance(given, dict):
+        raise Refusal(400, "the body is not a JSON object")
+    return given
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the body; Refusal if it is larger than the gateway allows."""
+    limit = request.app.state.settings.max_body
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise Refusal(413, f"the body has more than {limit:,} bytes, the limit; send several requests")
+            parts.append(part)
+    except ClientDisconnect:
+        raise Refusal(LEFT, "the client hung up") from None
+    return b"".join(parts)
+
+
+async def unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Return the work's result. If the client hangs up, the work is cancelled, and the request is a Refusal."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise Refusal(LEFT, "the client hung up")
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        if not working.done():
+            with suppress(asyncio.CancelledError):
+                await working
+
+
+async def _left(request: Request) -> None:
+    """Return once the client has hung up; its body must have been read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,27 @@
+"""Where a webhook may be sent: only to hosts that the operator has named."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from gateway.core.refusal import Refusal
+from gateway.core.settings import Settings
+
+
+def check_webhook(body: Mapping[str, Any], settings: Settings) -> None:
+    """Raise a Refusal if the body names a webhook whose host is not on the operator's list."""
+    webhook = body.get("webhook")
+    if webhook is None:
+        return
+    if not isinstance(webhook, str) or not _is_allowed(webhook, settings.webhook_hosts):
+        allowed = ", ".join(settings.webhook_hosts) or "none"
+        message = f"webhook must be an http or https URL of a host that this gateway allows (--webhook-host): {allowed}"
+        raise Refusal(422, message, "webhook")
+
+
+def _is_allowed(webhook: str, hosts: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(webhook)
+        return parts.scheme in ("http", "https") and parts.hostname in hosts and not parts.username
+    except ValueError:
+        return False
