@@ -1,6 +1,7 @@
-"""Options of several scripts, checked when the command line is read: a TCP port of this machine, a container's URL."""
+"""Options of several scripts, checked when the command line is read: ports, URLs, counts, minutes."""
 
 import argparse
+import math
 from urllib.parse import urlsplit
 
 from tools.server import free_port
@@ -29,3 +30,21 @@ def url_option(text: str) -> str:
     except ValueError:
         pass
     raise argparse.ArgumentTypeError(f"{text!r} is no URL of a container; it must be like http://127.0.0.1:5000")
+
+
+def count_option(text: str) -> int:
+    """Return a whole number of things, at least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count; it must be a whole number of at least 1")
+    return int(text)
+
+
+def minutes_option(text: str) -> float:
+    """Return a number of minutes above 0."""
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no length; it must be a number of minutes above 0")
+    return minutes

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+from tools import PROJECT
+
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _GRACE = 60.0  # seconds; the server answers its running requests before it ends
 
@@ -26,6 +28,12 @@ def bound_to_this(number: signal.Signals) -> Callable[[], None] | None:
             os.kill(os.getpid(), number)
 
     return bind
+
+
+def run_python(*arguments: str) -> int:
+    """Run this Python with these arguments in the project's folder, bound to this process; return its exit status."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=PROJECT, check=False, preexec_fn=bound_to_this(signal.SIGTERM)).returncode
 
 
 def end(process: "subprocess.Popen[bytes]") -> int:

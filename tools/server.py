@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -21,9 +22,10 @@ from tools.processes import bound_to_this, end
 
 _HEALTH_TIMEOUT = 60.0  # seconds; for a server that hangs
 _READY_TIMEOUT = 600.0  # seconds; for a start that hangs
-# Settings that name files or folders. The server runs in the project's folder, and they are meant from the caller's.
+# Variables that name files or folders. The server runs in the project's folder, and they are meant from the caller's.
 _PATHS = (
-    *("EMBEDDINGGEMMA_MANIFEST", "EMBEDDINGGEMMA_CACHE", "XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TMPDIR"),
+    *("EMBEDDINGGEMMA_MANIFEST", "EMBEDDINGGEMMA_CACHE", "EMBEDDINGGEMMA_WEIGHTS_URL"),
+    *("XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TMPDIR"),
     *("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
 )
 # Seen with coglet 0.23.1: it opens two for each slot at its start, keeps one, and adds one for each connection.
@@ -98,8 +100,14 @@ def _put_schema(path: Path) -> None:
 
 
 def _absolute_paths(environment: Mapping[str, str]) -> dict[str, str]:
-    named = {name: environment[name] for name in _PATHS if environment.get(name)}
-    return {name: str(Path(path).expanduser().absolute()) for name, path in named.items()}
+    named = {name: environment.get(name, "").strip() for name in _PATHS}
+    return {name: str(_absolute(path)) for name, path in named.items() if path and "://" not in path}
+
+
+def _absolute(path: str) -> Path:
+    with suppress(RuntimeError):  # there is no home that ~ could mean
+        return Path(path).expanduser().absolute()
+    return Path(path)
 
 
 def health(url: str) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tools import PROJECT, SCRIPTS
-from tools.options import port_option, url_option
+from tools.options import count_option, minutes_option, port_option, url_option
+from tools.reference_model import MANIFEST
 
 
 @pytest.fixture
@@ -52,6 +53,43 @@ def test_a_containers_url_has_a_scheme_and_a_host() -> None:
     for wrong in ("127.0.0.1:5000", "ftp://container.example", "http://", "http://[::1", "http://a:99999", ""):
         with pytest.raises(ArgumentTypeError, match=r"is no URL of a container; it must be like http://127\.0\.0\.1"):
             url_option(wrong)
+
+
+def test_counts_and_lengths_are_above_0() -> None:
+    assert (count_option("3"), minutes_option("0.5")) == (3, 0.5)
+    for wrong in ("0", "-1", "1.5", "many", ""):
+        with pytest.raises(ArgumentTypeError, match="it must be a whole number of at least 1"):
+            count_option(wrong)
+    for wrong in ("0", "-1", "nan", "inf", "long", ""):
+        with pytest.raises(ArgumentTypeError, match="it must be a number of minutes above 0"):
+            minutes_option(wrong)
+
+
+@pytest.mark.parametrize("weights", ["auto", "manifest", "small"])
+def test_a_setting_that_cannot_be_is_refused_before_the_server_starts(weights: str) -> None:
+    command: list[str | Path] = [SCRIPTS / "serve", "--port", "0", "--weights", weights]
+    refused = _run(command, EMBEDDINGGEMMA_DTYPE="int4")
+    assert refused.stderr == "EMBEDDINGGEMMA_DTYPE is 'int4'; it must be one of auto, float32, bfloat16, float16\n"
+    assert refused.returncode == 1
+
+
+def test_a_manifest_that_is_not_there_is_named_as_the_caller_named_it(tmp_path: Path) -> None:
+    for command in (["serve", "--port", "0", "--weights", "manifest"], ["verify"]):
+        refused = _run([SCRIPTS / command[0], *command[1:]], EMBEDDINGGEMMA_MANIFEST=str(tmp_path / "none.json"))
+        assert refused.stderr.startswith(f"cannot read the manifest {tmp_path}/none.json: ")
+        assert refused.returncode == 1
+
+
+def test_a_reference_model_replaces_nothing_else(small_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("a text")
+    (tmp_path / "manifest").mkdir()
+    shutil.copy(PROJECT / MANIFEST, tmp_path / "manifest")
+    for folder in (tmp_path, tmp_path / "thesis.txt", tmp_path / "manifest"):
+        refused = _run([SCRIPTS / "reference_model", folder])
+        assert refused.returncode == 1
+        assert refused.stderr == f"{folder} is no reference model, and would be replaced; name a new folder\n"
+    assert (tmp_path / "thesis.txt").read_text() == "a text"
+    assert _run([SCRIPTS / "reference_model", small_model]).returncode == 0
 
 
 @pytest.mark.parametrize(("text", "message"), [(" ", "TEXT is empty"), ("\udcff", "TEXT has a lone surrogate")])

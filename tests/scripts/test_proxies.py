@@ -3,13 +3,11 @@
 import json
 import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import requests
 
-from client import embed
 from tests.support.refusing_proxy import RefusingProxy, refusing_proxy
 from tests.support.servers import RunningServer, running_gateway
 from tools import SCRIPTS
@@ -64,23 +62,3 @@ def test_the_gateway_asks_its_container_directly(proxy: RefusingProxy, server: R
         )
     assert answer.json()["status"] == "succeeded"
     assert proxy.asked_for() == []
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_the_examples_ask_a_container_on_this_machine_directly(
-    proxy: RefusingProxy, server: RunningServer, monkeypatch: pytest.MonkeyPatch, host: str
-) -> None:
-    for name, value in proxy.environment.items():
-        monkeypatch.setenv(name, value)
-    assert embed(["a text"], "clustering", f"http://{host}:{server.port}").shape == (1, 768)
-    assert proxy.asked_for() == []
-
-
-def test_the_examples_ask_another_machine_through_the_proxy(
-    proxy: RefusingProxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in proxy.environment.items():
-        monkeypatch.setenv(name, value)
-    with suppress(Exception):
-        embed(["a text"], "clustering", "http://container.example:5000")
-    assert proxy.asked_for() == ["http://container.example:5000/predictions"]

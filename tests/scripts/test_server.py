@@ -34,7 +34,7 @@ def test_relative_paths_are_meant_from_the_callers_folder(
 
 def test_the_server_gets_every_path_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = (PROJECT / "embeddinggemma" / "settings.py").read_text()
-    names = [*re.findall(r'_path\(environment, "(\w+)"', settings), "XDG_CACHE_HOME", "SSL_CERT_FILE"]
+    names = [*re.findall(r'_path\(environment, "(\w+)"', settings), "EMBEDDINGGEMMA_WEIGHTS_URL", "SSL_CERT_FILE"]
     assert len(names) == 4
     monkeypatch.chdir(tmp_path)
     changes = {**{name: f"a folder/{name}" for name in names}, "TRITON_CACHE_DIR": "~/kernels"}
