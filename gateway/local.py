@@ -2,11 +2,10 @@
 
 import argparse
 import os
-import signal
 import sys
 from contextlib import ExitStack
 
-from gateway.main import add_options, run
+from gateway.main import add_options, checked_settings, run
 from gateway.page import built_page
 from tools import PROJECT
 from tools.server import LocalServer
@@ -22,11 +21,13 @@ def main(description: str) -> None:
     parser.add_argument("--playground", action="store_true", help="build the playground, and serve it at /")
     add_options(parser)
     options = parser.parse_args()
-    if options.playground:
-        options.page = _page()
+    if options.start < 0:
+        parser.error(f"--start is {options.start}; it must be at least 0")
     if not (options.start or options.container or options.containers_file or os.environ.get("GATEWAY_CONTAINERS")):
         options.container = [CONTAINER]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # like Ctrl-C: the local servers are ended, too
+    checked_settings(parser, options)  # before a page is built or a server started
+    if options.playground:
+        options.page = _page()
     with ExitStack() as stack:
         servers = [LocalServer(LOGS / f"container-{number}.log") for number in range(1, options.start + 1)]
         for server in servers:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -50,20 +51,41 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace, started: S
 
     started: further containers.
     """
+    settings = checked_settings(parser, options, started)
+    _serve(settings, options.host.strip("[]"), options.port, options.processes)
+
+
+def checked_settings(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, started: Sequence[str] = ()
+) -> Settings:
+    """Return the settings that the options and the environment give, or end the program with a message."""
     try:
         settings = settings_of(options, os.environ, started)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    for name in ("processes", "max_body", "max_texts", "max_at_once"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1")
+    for name, least in (("processes", 1), ("max_body", 1), ("max_texts", 1), ("max_at_once", 1), ("max_waiting", 0)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least {least}")
+    if options.page and not Path(options.page).is_dir():
+        parser.error(f"--page is {options.page}, and there is no such folder")
     if not 0 <= options.port <= 65_535:
         parser.error(f"--port is {options.port}; it must be between 0 and 65,535")
     if not settings.key_digests and not is_loopback(options.host):
         parser.error(
             f"--host is {options.host}, which others can reach, so keys are needed: GATEWAY_API_KEYS or --keys-file"
         )
-    _serve(settings, options.host.strip("[]"), options.port, options.processes)
+    try:
+        _listen(options.host.strip("[]"), options.port)
+    except OSError as error:
+        parser.error(f"no server can listen on {options.host}, port {options.port}: {error.strerror}; choose another")
+    return settings
+
+
+def _listen(host: str, port: int) -> None:
+    """Raise OSError if the gateway cannot listen there, as uvicorn would."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
 
 
 def settings_of(options: argparse.Namespace, environment: Mapping[str, str], started: Sequence[str] = ()) -> Settings:
