@@ -1,6 +1,9 @@
 """The gateway: every door's routes in front of the containers, behind the checks of access.py."""
 
+import ctypes
 import logging
+import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -23,6 +26,8 @@ from gateway.core.settings import Settings
 from gateway.core.tokenizing import LazyTokenizer
 from gateway.doors import cog, ollama, openai, tei
 from gateway.doors.replicate import Replicate
+
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def gateway_app(settings: Settings) -> ASGIApp:
@@ -58,8 +63,15 @@ def gateway_app(settings: Settings) -> ASGIApp:
 
 def app_of_a_process() -> ASGIApp:
     """Return the gateway of one process of several; uvicorn calls it."""
+    _end_with_first_process()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     return gateway_app(Settings.handed_over())
+
+
+def _end_with_first_process() -> None:
+    """Have Linux end this process, which would keep the port, when the first one is gone, even if it was killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _metrics(_: Request) -> Response:

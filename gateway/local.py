@@ -22,6 +22,8 @@ def main(description: str) -> None:
     parser.add_argument("--playground", action="store_true", help="build the playground, and serve it at /")
     add_options(parser)
     options = parser.parse_args()
+    if options.start < 0:
+        parser.error(f"--start is {options.start}; it must be at least 0")
     if not (options.start or options.container or options.containers_file or os.environ.get("GATEWAY_CONTAINERS")):
         options.container = [CONTAINER]
     settings = checked(parser, options)

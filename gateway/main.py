@@ -54,14 +54,16 @@ def checked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Set
         _check_address(options.host.strip("[]"), options.port)
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    if settings.page and not Path(settings.page).is_dir():
+        parser.error(f"--page is {settings.page}, and there is no such folder")
     return settings
 
 
 def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
     """Return the settings that the options and the environment give; ValueError or OSError if they are wrong."""
-    for name in ("processes", "max_body", "max_texts", "max_at_once"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1")
+    for name, least in (("processes", 1), ("max_body", 1), ("max_texts", 1), ("max_at_once", 1), ("max_waiting", 0)):
+        if getattr(options, name) < least:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least {least}")
     keys = key_digests(environment.get("GATEWAY_API_KEYS", ""), options.keys_file)
     if not keys and not is_loopback(options.host):
         raise ValueError(

@@ -12,10 +12,11 @@ import pytest
 from tests.support.servers import command_line
 from tools import SCRIPTS
 from tools.client import wait_until
-from tools.server import health
+from tools.server import free_port, health
 
 SERVE = ["serve", "--weights", "manifest", "--port", "0"]
 PLAYGROUND = ["playground", "--port", "0"]
+GATEWAY = ["gateway", "--start", "1", "--port", "0"]
 RUN = ["run", "a text"]
 TERM, HUP, INT, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL
 
@@ -38,7 +39,7 @@ def _has_worker(process: psutil.Process) -> bool:
         (PLAYGROUND, KILL),
         *(
             pytest.param(command, number, marks=pytest.mark.slow)
-            for command in (RUN, [*RUN, "--keep"], PLAYGROUND, SERVE)
+            for command in (RUN, [*RUN, "--keep"], PLAYGROUND, GATEWAY, SERVE)
             for number in (TERM, HUP, INT, KILL)
             if (command, number) not in ((RUN, TERM), (PLAYGROUND, KILL))
             and (command[-1], number) != ("--keep", KILL)  # it may leave its server running
@@ -64,6 +65,20 @@ def test_a_signal_ends_the_server_too(
     _, alive = psutil.wait_procs(children, timeout=600)
     assert [command_line(child) for child in alive] == []
     assert "Traceback" not in (tmp_path / "stderr").read_text()
+
+
+@pytest.mark.slow
+def test_the_gateways_processes_end_with_the_first_even_if_it_is_killed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command: list[str | Path] = [SCRIPTS / "gateway", "--container", "http://127.0.0.1:9", "--processes", "2"]
+    with log.open("wb") as output:
+        started = subprocess.Popen([*command, "--port", str(free_port())], stdout=output, stderr=output)
+    wait_until(lambda: log.read_text().count("Application startup complete") == 2)
+    children = psutil.Process(started.pid).children(recursive=True)
+    started.kill()
+    started.wait()
+    assert len(children) >= 2
+    assert psutil.wait_procs(children, timeout=600)[1] == []
 
 
 @pytest.mark.slow

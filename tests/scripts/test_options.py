@@ -1,6 +1,7 @@
 """Options, and what surrounds a command, that cannot be: an error in one sentence, before anything is started."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -44,7 +45,24 @@ def test_port_0_is_any_free_port(taken: int) -> None:
 def test_a_port_that_is_taken_is_refused_at_once(taken: int, command: list[str]) -> None:
     ran = _run([SCRIPTS / command[0], *command[1:], "--port", str(taken)])
     assert ran.returncode == 2
-    assert f"no server can listen on 127.0.0.1:{taken}: Address already in use; choose another port" in ran.stderr
+    assert re.search(f"no server can listen on 127.0.0.1(:|, port ){taken}: Address already in use; choose", ran.stderr)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--start", "-1"], "--start is -1; it must be at least 0"),
+        (["--port", "70000"], "--port is 70000; it must be between 0 and 65,535"),
+        (["--max-waiting", "-1"], "--max-waiting is -1; it must be at least 0"),
+        (["--page", "/nowhere"], "--page is /nowhere, and there is no such folder"),
+        (["--keys-file", "/nowhere"], "No such file or directory: '/nowhere'"),
+    ],
+)
+def test_the_gateway_refuses_an_option_before_it_starts_a_server(option: list[str], message: str) -> None:
+    ran = _run([SCRIPTS / "gateway", "--start", "1", *option])
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines()[-1].startswith("gateway: error: ")
+    assert message in ran.stderr
 
 
 def test_a_containers_url_has_a_scheme_and_a_host() -> None:
