@@ -72,7 +72,7 @@ function show({ output, metrics = {}, logs }, input, outputDtype, took) {
   const count = vectors.length === 1 ? "1 vector" : `${vectors.length.toLocaleString("en")} vectors`;
   const unit = bits ? "bits" : "numbers";
   const cut = output.truncated?.filter(Boolean).length ?? 0;
-  const cuts = cut > 0 ? ` Texts that were cut because they are too long: ${cut.toLocaleString("en")} (see the log).` : "";
+  const cuts = cut > 0 ? ` Texts cut because they were too long: ${cut.toLocaleString("en")} (see the log).` : "";
   say(`${count} of ${vectors[0].length} ${unit} in ${took}.${cuts}`);
   const pictures = element("div", { class: "pictures" });
   const json = scrollable("The output as JSON", elided(output));
@@ -113,7 +113,8 @@ function drawAtEveryWidth(place, draw) {
 /** As much of a long text as a browser lays out at once while somebody is typing. */
 function beginning(text) {
   const more = text.length - MAX_CODE;
-  return more > 0 ? `${text.slice(0, MAX_CODE)} … ${more.toLocaleString("en")} more characters, which Copy copies` : text;
+  if (more <= 0) return text;
+  return `${text.slice(0, MAX_CODE)} … ${more.toLocaleString("en")} more characters, which Copy copies`;
 }
 
 /** The code of the request that the form holds, in the language that is chosen. */

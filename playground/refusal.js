@@ -26,7 +26,7 @@ export function refusalOf(response, text, answered) {
 
 /** Reads the error of a prediction that has failed. */
 export function refusalOfPrediction({ error, status }) {
-  const messages = (error ?? `The prediction was ${status}.`).trim().split(/\n(?=- input\.)/);
+  const messages = (error ?? `The prediction is ${status ?? "without a status"}.`).trim().split(/\n(?=- input\.)/);
   return new Refusal(...messages.map(problemOf));
 }
 

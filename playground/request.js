@@ -30,7 +30,7 @@ async function ended(input, cancelled, report) {
     while (isRunning(prediction)) {
       const cancelling = cancelled.aborted;
       try {
-        prediction = await ask(...(cancelling ? [`${url}/cancel`, { method: "POST" }] : [url, { signal: cancelled }]));
+        prediction = await (cancelling ? ask(`${url}/cancel`, { method: "POST" }) : ask(url, { signal: cancelled }));
         failures = 0;
       } catch (error) {
         failures += 1;

@@ -227,7 +227,7 @@ def test_texts_are_embedded_without_prompt_and_cut_or_refused_as_chosen(
     """
     given = {"texts": ["Mars", "word " * 2100]}
     (cut, refused, (status, code)) = browser.visit(playground, script, given=given).value
-    assert cut[0].endswith(" Texts that were cut because they are too long: 1 (see the log).")
+    assert cut[0].endswith(" Texts cut because they were too long: 1 (see the log).")
     tokens = server.predict(**given, task="none")["tokens"]
     assert tokens[1] == 2048
     assert f'"tokens": {tokens}' in cut[1]

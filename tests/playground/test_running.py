@@ -212,7 +212,8 @@ def test_an_answer_that_is_no_prediction_is_shown_with_its_status_and_its_beginn
         ({"status": 500, "body": "[]"}, f"The server answered 500 Internal Server Error, {unreadable} []"),
         ({"status": 504}, "The server answered 504 Gateway Timeout, with nothing in it."),
         ({"status": 429, "json": {"detail": "Too many requests"}}, "Too many requests"),
-        ({"status": 201, "json": {"status": "aborted"}}, "The prediction was aborted."),
+        ({"status": 201, "json": {"status": "aborted"}}, "The prediction is aborted."),
+        ({"status": 200, "json": {}}, "The prediction is without a status."),
     ]
     script = f"""
     const errors = [];
