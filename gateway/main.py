@@ -3,20 +3,53 @@
 import argparse
 import logging
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from embeddinggemma.prompts import DOCUMENT_TASK, TASKS
 from gateway.app import gateway_app
-from gateway.core.settings import LOOPBACK_HOSTS, Settings, check_container, containers_in, is_loopback, key_digests
+from gateway.core.settings import (
+    LOOPBACK_HOSTS,
+    MAX_BODY,
+    Settings,
+    check_container,
+    check_origin,
+    containers_in,
+    host_name,
+    is_loopback,
+    key_digests,
+)
+from gateway.protocol import Protocol
 
 DRAIN_SECONDS = 30
 """For requests that run when the gateway is told to end."""
-_ANY_ADDRESS = ("0.0.0.0", "::", "[::]")  # noqa: S104 - to name them, not to listen there
+_KEEP_ALIVE_SECONDS = 75
+"""For connections at rest; longer than clients and proxies keep them, so that none sends into a closing one."""
+SERVER_OPTIONS: dict[str, Any] = {
+    "access_log": False,
+    "server_header": False,
+    "loop": "uvloop",
+    "http": Protocol,
+    "ws": "none",
+    "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
+    "timeout_graceful_shutdown": DRAIN_SECONDS,
+}
+"""Of uvicorn."""
+_RANGES = {
+    "port": (0, 65_535),
+    "processes": (1, 64),
+    "max_body": (1, MAX_BODY),
+    "max_texts": (1, 1_000_000),
+    "max_at_once": (1, 100_000),
+    "max_waiting": (0, 1_000_000),
+}
+_ANY_ADDRESS = ("", "0.0.0.0", "::", "[::]")  # noqa: S104 - to name them, not to listen there
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -54,58 +87,55 @@ def run(parser: argparse.ArgumentParser, options: argparse.Namespace, started: S
         settings = settings_of(options, os.environ, started)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    for name in ("processes", "max_body", "max_texts", "max_at_once"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1")
-    if not 0 <= options.port <= 65_535:
-        parser.error(f"--port is {options.port}; it must be between 0 and 65,535")
-    if not settings.key_digests and not is_loopback(options.host):
-        parser.error(
-            f"--host is {options.host}, which others can reach, so keys are needed: GATEWAY_API_KEYS or --keys-file"
-        )
+    if not (settings.containers or settings.containers_file):
+        parser.error("no container is named; use --container, --containers-file or GATEWAY_CONTAINERS")
+    if options.page and not Path(options.page).is_dir():
+        parser.error(f"--page is {options.page}, which is no folder")
     _serve(settings, options.host.strip("[]"), options.port, options.processes)
 
 
 def settings_of(options: argparse.Namespace, environment: Mapping[str, str], started: Sequence[str] = ()) -> Settings:
     """Return the settings that the options and the environment give; ValueError or OSError if they are wrong."""
+    for name, (least, most) in _RANGES.items():
+        if not least <= getattr(options, name) <= most:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} is {getattr(options, name)}; it must be between {least:,} and {most:,}")
+    keys = key_digests(environment.get("GATEWAY_API_KEYS", ""), options.keys_file)
+    if not keys and not is_loopback(options.host):
+        raise ValueError(
+            f"--host is {options.host}, which others can reach, so keys are needed: GATEWAY_API_KEYS or --keys-file"
+        )
     given = options.container or environment.get("GATEWAY_CONTAINERS", "").split()
     if options.containers_file:
         containers_in(Path(options.containers_file))  # a mistake in it is said now
-    listens_on = () if options.host in _ANY_ADDRESS else (options.host,)
+    listens_on = () if options.host in _ANY_ADDRESS else (host_name("--host", options.host),)
+    names = [name if name == "*" else host_name("--allow-host", name) for name in options.allow_host]
     return Settings(
         containers=tuple(dict.fromkeys(check_container(url) for url in [*given, *started])),
         containers_file=options.containers_file,
-        key_digests=key_digests(environment.get("GATEWAY_API_KEYS", ""), options.keys_file),
-        hosts=(*LOOPBACK_HOSTS, *listens_on, *options.allow_host),
-        origins=tuple(options.allow_origin),
-        webhook_hosts=tuple(options.webhook_host),
+        key_digests=keys,
+        hosts=(*LOOPBACK_HOSTS, *listens_on, *names),
+        origins=tuple(map(check_origin, options.allow_origin)),
+        webhook_hosts=tuple(host_name("--webhook-host", name) for name in options.webhook_host),
         open_metrics=options.open_metrics,
         default_task=options.default_task,
         max_body=options.max_body,
         max_texts=options.max_texts,
-        max_at_once=options.max_at_once,
-        max_waiting=options.max_waiting,
+        max_at_once=max(options.max_at_once // options.processes, 1),
+        max_waiting=options.max_waiting // options.processes,
         page=options.page,
         keeps_predictions=options.processes == 1,
     )
 
 
 def _serve(settings: Settings, host: str, port: int, processes: int) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises it again when all requests have ended
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    serve = partial(
-        uvicorn.run,
-        host=host,
-        port=port,
-        access_log=False,
-        server_header=False,
-        loop="uvloop",
-        http="httptools",
-        timeout_graceful_shutdown=DRAIN_SECONDS,
-    )
     if processes == 1:
-        serve(gateway_app(settings))
+        uvicorn.run(gateway_app(settings), host=host, port=port, **SERVER_OPTIONS)
         return
     settings.hand_over()
     with tempfile.TemporaryDirectory(prefix="gateway-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # the processes add up their figures there
-        serve("gateway.app:app_of_a_process", factory=True, workers=processes)
+        app = "gateway.app:app_of_a_process"
+        uvicorn.run(app, factory=True, workers=processes, host=host, port=port, **SERVER_OPTIONS)
