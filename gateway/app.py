@@ -1,6 +1,7 @@
 """The gateway: every door's routes in front of the containers, behind the checks of access.py."""
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp
 from gateway.access import guarded
 from gateway.core.containers import Containers
 from gateway.core.errors import answer, door_of
-from gateway.core.metrics import metrics
+from gateway.core.metrics import forget_dead_processes, metrics
 from gateway.core.refusal import Refusal
 from gateway.core.settings import Settings
 from gateway.doors import cog, ollama, openai, tei
@@ -58,11 +59,12 @@ def gateway_app(settings: Settings) -> ASGIApp:
 def app_of_a_process() -> ASGIApp:
     """Return the gateway of one process of several; uvicorn calls it."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    forget_dead_processes(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     return gateway_app(Settings.handed_over())
 
 
-async def _metrics(_: Request) -> Response:
-    return metrics()
+async def _metrics(request: Request) -> Response:
+    return metrics(request.app.state.containers.urls())
 
 
 async def _refused(request: Request, refusal: Exception) -> Response:
