@@ -12,7 +12,10 @@ def main() -> None:
     )
     add_options(parser)
     options = parser.parse_args()
-    serve(checked(parser, options), options)
+    settings = checked(parser, options)
+    if not (settings.containers or settings.containers_file):
+        parser.error("no container is named; use --container, --containers-file or GATEWAY_CONTAINERS")
+    serve(settings, options)
 
 
 if __name__ == "__main__":
