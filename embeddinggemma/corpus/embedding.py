@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embeddinggemma.corpus.chunking import chunk_spans
-from embeddinggemma.corpus.options import MIN_CHUNK, Options, text_room
+from embeddinggemma.corpus.options import JOINT_TOKENS, MIN_CHUNK, Options, text_room
 from embeddinggemma.corpus.rows import Reject, Row, Slice, read_rows
 from embeddinggemma.embedder import Embedder
 from embeddinggemma.prompts import add_prompt
@@ -148,39 +148,31 @@ class RowEmbedder:
         tokenized = self._embedder.tokenizer.tokenize(prompted)
         kept: list[tuple[_Passage, TokenizedText]] = []
         for passage, tokens in zip(passages, tokenized, strict=True):
-            if reason := self._why_not(passage.row, tokens):
+            if reason := self._why_not(tokens):
                 rejects.append(_reject(passage.row, reason))
             else:
                 kept.append((passage, tokens))
         table = self._table([passage for passage, _ in kept], [tokens for _, tokens in kept])
         return Embedded(table, rejects, len(rows) - len(rejects), began)
 
-    def _why_not(self, row: Row, tokens: TokenizedText) -> str | None:
+    def _why_not(self, tokens: TokenizedText) -> str | None:
         """Return why a passage with so many tokens is not embedded; None: it is."""
-        if not tokens.truncated:
-            return None
-        if row.title and tokens.ids == self._without_text(row).ids:
-            return self._no_room(row)
-        if self._options.truncate:
+        if self._options.truncate or not tokens.truncated:
             return None
         return f"the text has {describe_tokens(tokens)} tokens, prompt included; the limit is {MAX_TOKENS:,}"
 
-    def _no_room(self, row: Row) -> str:
-        tokens = describe_tokens(self._without_text(row))
-        return f"the title has {tokens} tokens, prompt included, which leaves no room for the text: {MAX_TOKENS:,} fit"
-
-    def _without_text(self, row: Row) -> TokenizedText:
-        return self._embedder.tokenizer.tokenize([add_prompt("", self._options.task, row.title)])[0]
-
     def _cut(self, row: Row) -> list[_Passage] | Reject:
         """Return the row's passages: its chunks, or its whole text. A long title leaves less room for each chunk."""
-        options, length = self._options, len(row.text)
+        options, tokenizer, length = self._options, self._embedder.tokenizer, len(row.text)
+        if row.title:
+            try:
+                tokenizer.check_title(row.title, MIN_CHUNK + JOINT_TOKENS if options.chunk else 1)
+            except ValueError as error:
+                return _reject(row, str(error))
         if options.chunk is None:
             return [_Passage(row, 0, 0, length)]
-        chunk = min(options.chunk, text_room(self._embedder.tokenizer, options.task, row.title))
-        if chunk < MIN_CHUNK:
-            return _reject(row, self._no_room(row))
-        starts = self._embedder.tokenizer.token_starts(row.text)
+        chunk = min(options.chunk, text_room(tokenizer, options.task, row.title))
+        starts = tokenizer.token_starts(row.text)
         spans = chunk_spans(starts, length, chunk, min(options.overlap, chunk // 2))
         return [_Passage(row, number, start, end) for number, (start, end) in enumerate(spans)]
 

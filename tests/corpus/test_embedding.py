@@ -22,7 +22,9 @@ from embeddinggemma.tokenizer import MAX_TOKENS
 from embeddinggemma.vectors import OUTPUT_DTYPES
 from tests.support.corpora import texts, write_jsonl
 
-NO_ROOM = r"the title has (\d,\d{3}|over 2,048) tokens, prompt included, which leaves no room for the text: 2,048 fit"
+NO_ROOM = (
+    r"title has (\d,\d{3}|over 2,048) tokens, prompt included; the limit is 2,0\d\d, so that there is room for the text"
+)
 TEXTS = [*texts(40), "a much longer text " * 300, "x", "👩‍🚀🚀🪐"]
 
 
@@ -116,8 +118,8 @@ def test_a_title_that_leaves_nothing_of_the_text_is_a_reject(embed: Embed, embed
     """Otherwise all texts of that title would have one and the same vector."""
 
     def fits(title: str) -> bool:
-        [one] = embedder.tokenizer.tokenize([add_prompt("one", "retrieval_document", title)])
-        return not one.truncated
+        [prompt] = embedder.tokenizer.tokenize([add_prompt("", "retrieval_document", title)])
+        return len(prompt.ids) < MAX_TOKENS
 
     title = "title " * 2030
     while fits(title + " x"):
