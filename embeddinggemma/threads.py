@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from embeddinggemma.control_groups import group_folders, read_lines
+
 _MACHINE = Path("/")
 _told: dict[str, str] = {}  # what set_threads itself has written
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")  # PyTorch's two, and the tokenizer's
@@ -54,52 +56,24 @@ def available_threads(machine: Path = _MACHINE) -> tuple[int, str]:
 
 def _quotas(machine: Path) -> Iterator[tuple[Path, float]]:
     """Yield each file with a limit, and the processors that it allows."""
-    for group in _lines(machine / "proc/self/cgroup"):
-        if group.count(":") < 2:
-            continue
-        _, controllers, name = group.split(":", 2)
-        if not controllers:
-            yield from _quotas_of_version_2(machine / "sys/fs/cgroup", name)
-        elif "cpu" in controllers.split(","):
-            for mounted in dict.fromkeys((controllers, "cpu,cpuacct", "cpu")):
-                yield from _quotas_of_version_1(machine / "sys/fs/cgroup" / mounted, name)
+    for version, folder in group_folders(machine, "cpu"):
+        yield from _quota_of_version_2(folder) if version == 2 else _quota_of_version_1(folder)
 
 
-def _quotas_of_version_2(root: Path, name: str) -> Iterator[tuple[Path, float]]:
+def _quota_of_version_2(folder: Path) -> Iterator[tuple[Path, float]]:
     """cpu.max holds `QUOTA PERIOD` in microseconds, or `max PERIOD`."""
-    for folder in _up(root, name):
-        for line in _lines(folder / "cpu.max"):
-            yield from _quota(folder / "cpu.max", *line.split()[:2])
+    for line in read_lines(folder / "cpu.max"):
+        yield from _quota(folder / "cpu.max", *line.split()[:2])
 
 
-def _quotas_of_version_1(root: Path, name: str) -> Iterator[tuple[Path, float]]:
+def _quota_of_version_1(folder: Path) -> Iterator[tuple[Path, float]]:
     """The quota is in microseconds, and -1 if there is none."""
-    for folder in _up(root, name):
-        for quota in _lines(folder / "cpu.cfs_quota_us"):
-            for period in _lines(folder / "cpu.cfs_period_us"):
-                yield from _quota(folder / "cpu.cfs_quota_us", quota, period)
+    for quota in read_lines(folder / "cpu.cfs_quota_us"):
+        for period in read_lines(folder / "cpu.cfs_period_us"):
+            yield from _quota(folder / "cpu.cfs_quota_us", quota, period)
 
 
 def _quota(path: Path, quota: str = "", period: str = "") -> Iterator[tuple[Path, float]]:
     """Yield what a file allows; nothing if it allows all there is, or cannot be understood."""
     if quota.isdecimal() and period.isdecimal() and int(quota) and int(period):
         yield path, int(quota) / int(period)
-
-
-def _up(root: Path, name: str) -> Iterator[Path]:
-    """Yield the folder of a control group and of each group above it.
-
-    In a container the group's name may be the machine's, of which only the root is visible.
-    """
-    folder = root / name.lstrip("/")
-    while folder != root and root in folder.parents:
-        yield folder
-        folder = folder.parent
-    yield root
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []

@@ -2,7 +2,7 @@
 
 import argparse
 
-from gateway.main import add_options, run
+from gateway.main import add_options, checked, serve
 
 
 def main() -> None:
@@ -11,7 +11,11 @@ def main() -> None:
         prog="python -m gateway", description="One door for many clients, before containers."
     )
     add_options(parser)
-    run(parser, parser.parse_args())
+    options = parser.parse_args()
+    settings = checked(parser, options)
+    if not (settings.containers or settings.containers_file):
+        parser.error("no container is named; use --container, --containers-file or GATEWAY_CONTAINERS")
+    serve(settings, options)
 
 
 if __name__ == "__main__":

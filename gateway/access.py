@@ -6,7 +6,6 @@ import logging
 import time
 import traceback
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
@@ -34,6 +33,7 @@ def guarded(app: ASGIApp, settings: Settings) -> ASGIApp:
             allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["*"],
             expose_headers=["X-Request-ID", "Retry-After"],
+            allow_private_network=True,  # the operator has named the site
         )
     return _Entrance(app, settings)
 
@@ -43,7 +43,7 @@ class _Entrance:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._hosts = {host.lower() for host in settings.hosts}
+        self._hosts = set(settings.hosts)
         self._origins = set(settings.origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,18 +68,18 @@ class _Entrance:
             else:
                 await self._app(scope, receive, noting)
         except Exception as error:
-            # The answer was sent by Starlette. The message stays out of the log: it may hold a caller's words.
+            # Starlette has answered. The message stays out of the log: it may hold a caller's words.
             place = traceback.extract_tb(error.__traceback__)[-1]
             log.error("request %s: %s at %s:%s", call.id, type(error).__name__, place.filename, place.lineno)
         finally:
             self._note(scope, call, status)
 
     def _refusal(self, scope: Scope, headers: Headers) -> Refusal | None:
-        host = headers.get("Host", "")
+        host = headers.get("Host", "").lower()
         if "*" not in self._hosts and _name(host) not in self._hosts and scope["path"] not in OPEN_PATHS:
             return Refusal(421, f"this gateway does not serve the host {_name(host)!r}; --allow-host names one")
         origin = headers.get("Origin")
-        if origin and origin not in self._origins and urlsplit(origin).netloc.lower() != host.lower():
+        if origin and origin not in self._origins and origin.lower() not in (f"http://{host}", f"https://{host}"):
             return Refusal(403, f"pages of {origin} may not use this gateway; --allow-origin names a site")
         return None
 
@@ -87,10 +87,11 @@ class _Entrance:
         seconds = time.perf_counter() - call.started
         metrics.REQUESTS.labels(call.door, str(status)).inc()
         metrics.SECONDS.labels(call.door).observe(seconds)
+        route = scope.get("route")  # its pattern: what a client puts into a path may be anything
         line: dict[str, Any] = {
             "id": call.id,
             "method": scope["method"],
-            "path": scope["path"] if status != 404 else "unknown",
+            "path": route.path if route else "unknown",
             "status": status,
             "ms": round(seconds * 1000, 1),
             "texts": call.texts,
@@ -124,5 +125,5 @@ class _Keys:
 
 
 def _name(host: str) -> str:
-    """Return a Host header without its port, in lower case."""
-    return host.lower().rsplit("]", 1)[0] + "]" if host.startswith("[") else host.lower().partition(":")[0]
+    """Return a Host header without its port."""
+    return host.rsplit("]", 1)[0] + "]" if host.startswith("[") else host.partition(":")[0]

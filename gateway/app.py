@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ from starlette.types import ASGIApp
 from gateway.access import guarded
 from gateway.core.containers import Containers
 from gateway.core.errors import answer, door_of
-from gateway.core.metrics import metrics
+from gateway.core.metrics import forget_dead_processes, metrics
 from gateway.core.refusal import Refusal
 from gateway.core.settings import Settings
 from gateway.core.tokenizing import LazyTokenizer
@@ -65,6 +66,7 @@ def app_of_a_process() -> ASGIApp:
     """Return the gateway of one process of several; uvicorn calls it."""
     _end_with_first_process()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    forget_dead_processes(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     return gateway_app(Settings.handed_over())
 
 
@@ -74,8 +76,8 @@ def _end_with_first_process() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-async def _metrics(_: Request) -> Response:
-    return metrics()
+async def _metrics(request: Request) -> Response:
+    return metrics(request.app.state.containers.urls())
 
 
 async def _refused(request: Request, refusal: Exception) -> Response:

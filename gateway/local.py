@@ -4,8 +4,9 @@ import argparse
 import os
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 
-from gateway.main import add_options, checked_settings, run
+from gateway.main import add_options, checked, serve
 from gateway.page import built_page
 from tools import PROJECT
 from tools.server import LocalServer
@@ -25,16 +26,17 @@ def main(description: str) -> None:
         parser.error(f"--start is {options.start}; it must be at least 0")
     if not (options.start or options.container or options.containers_file or os.environ.get("GATEWAY_CONTAINERS")):
         options.container = [CONTAINER]
-    checked_settings(parser, options)  # before a page is built or a server started
+    settings = checked(parser, options)
     if options.playground:
-        options.page = _page()
+        settings = replace(settings, page=_page())
     with ExitStack() as stack:
         servers = [LocalServer(LOGS / f"container-{number}.log") for number in range(1, options.start + 1)]
         for server in servers:
             stack.callback(server.stop)
         for server in servers:
             server.wait_showing_log()
-        run(parser, options, [server.url for server in servers])
+        started = tuple(server.url for server in servers)
+        serve(replace(settings, containers=(*settings.containers, *started)), options)
 
 
 def _page() -> str:

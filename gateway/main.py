@@ -3,21 +3,54 @@
 import argparse
 import logging
 import os
+import signal
 import socket
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from embeddinggemma.prompts import DOCUMENT_TASK, TASKS
 from gateway.app import gateway_app
-from gateway.core.settings import LOOPBACK_HOSTS, Settings, check_container, containers_in, is_loopback, key_digests
+from gateway.core.settings import (
+    LOOPBACK_HOSTS,
+    MAX_BODY,
+    Settings,
+    check_container,
+    check_origin,
+    containers_in,
+    host_name,
+    is_loopback,
+    key_digests,
+)
+from gateway.protocol import Protocol
 
 DRAIN_SECONDS = 30
 """For requests that run when the gateway is told to end."""
-_ANY_ADDRESS = ("0.0.0.0", "::", "[::]")  # noqa: S104 - to name them, not to listen there
+_KEEP_ALIVE_SECONDS = 75
+"""For connections at rest; longer than clients and proxies keep them, so that none sends into a closing one."""
+SERVER_OPTIONS: dict[str, Any] = {
+    "access_log": False,
+    "server_header": False,
+    "loop": "uvloop",
+    "http": Protocol,
+    "ws": "none",
+    "timeout_keep_alive": _KEEP_ALIVE_SECONDS,
+    "timeout_graceful_shutdown": DRAIN_SECONDS,
+}
+"""Of uvicorn."""
+_RANGES = {
+    "port": (0, 65_535),
+    "processes": (1, 64),
+    "max_body": (1, MAX_BODY),
+    "max_texts": (1, 1_000_000),
+    "max_at_once": (1, 100_000),
+    "max_waiting": (0, 1_000_000),
+}
+_ANY_ADDRESS = ("", "0.0.0.0", "::", "[::]")  # noqa: S104 - to name them, not to listen there
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,88 +79,71 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--page", default="", metavar="FOLDER", help="the built playground, served at /")
 
 
-def run(parser: argparse.ArgumentParser, options: argparse.Namespace, started: Sequence[str] = ()) -> None:
-    """Serve until a signal ends it. What is wrong with the options ends the program with a message.
-
-    started: further containers.
-    """
-    settings = checked_settings(parser, options, started)
-    _serve(settings, options.host.strip("[]"), options.port, options.processes)
-
-
-def checked_settings(
-    parser: argparse.ArgumentParser, options: argparse.Namespace, started: Sequence[str] = ()
-) -> Settings:
-    """Return the settings that the options and the environment give, or end the program with a message."""
+def checked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Settings:
+    """Return the settings. What is wrong with an option ends the program with a message."""
     try:
-        settings = settings_of(options, os.environ, started)
+        settings = settings_of(options, os.environ)
+        _check_address(options.host.strip("[]"), options.port)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    for name, least in (("processes", 1), ("max_body", 1), ("max_texts", 1), ("max_at_once", 1), ("max_waiting", 0)):
-        if getattr(options, name) < least:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least {least}")
-    if options.page and not Path(options.page).is_dir():
-        parser.error(f"--page is {options.page}, and there is no such folder")
-    if not 0 <= options.port <= 65_535:
-        parser.error(f"--port is {options.port}; it must be between 0 and 65,535")
-    if not settings.key_digests and not is_loopback(options.host):
-        parser.error(
-            f"--host is {options.host}, which others can reach, so keys are needed: GATEWAY_API_KEYS or --keys-file"
-        )
-    try:
-        _listen(options.host.strip("[]"), options.port)
-    except OSError as error:
-        parser.error(f"no server can listen on {options.host}, port {options.port}: {error.strerror}; choose another")
+    if settings.page and not Path(settings.page).is_dir():
+        parser.error(f"--page is {settings.page}, which is no folder")
     return settings
 
 
-def _listen(host: str, port: int) -> None:
-    """Raise OSError if the gateway cannot listen there, as uvicorn would."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((host, port))
-
-
-def settings_of(options: argparse.Namespace, environment: Mapping[str, str], started: Sequence[str] = ()) -> Settings:
+def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
     """Return the settings that the options and the environment give; ValueError or OSError if they are wrong."""
+    for name, (least, most) in _RANGES.items():
+        if not least <= getattr(options, name) <= most:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} is {getattr(options, name)}; it must be between {least:,} and {most:,}")
+    keys = key_digests(environment.get("GATEWAY_API_KEYS", ""), options.keys_file)
+    if not keys and not is_loopback(options.host):
+        raise ValueError(
+            f"--host is {options.host}, which others can reach, so keys are needed: GATEWAY_API_KEYS or --keys-file"
+        )
     given = options.container or environment.get("GATEWAY_CONTAINERS", "").split()
     if options.containers_file:
         containers_in(Path(options.containers_file))  # a mistake in it is said now
-    listens_on = () if options.host in _ANY_ADDRESS else (options.host,)
+    listens_on = () if options.host in _ANY_ADDRESS else (host_name("--host", options.host),)
+    names = [name if name == "*" else host_name("--allow-host", name) for name in options.allow_host]
     return Settings(
-        containers=tuple(dict.fromkeys(check_container(url) for url in [*given, *started])),
+        containers=tuple(dict.fromkeys(check_container(url) for url in given)),
         containers_file=options.containers_file,
-        key_digests=key_digests(environment.get("GATEWAY_API_KEYS", ""), options.keys_file),
-        hosts=(*LOOPBACK_HOSTS, *listens_on, *options.allow_host),
-        origins=tuple(options.allow_origin),
-        webhook_hosts=tuple(options.webhook_host),
+        key_digests=keys,
+        hosts=(*LOOPBACK_HOSTS, *listens_on, *names),
+        origins=tuple(map(check_origin, options.allow_origin)),
+        webhook_hosts=tuple(host_name("--webhook-host", name) for name in options.webhook_host),
         open_metrics=options.open_metrics,
         default_task=options.default_task,
         max_body=options.max_body,
         max_texts=options.max_texts,
-        max_at_once=options.max_at_once,
-        max_waiting=options.max_waiting,
+        max_at_once=max(options.max_at_once // options.processes, 1),
+        max_waiting=options.max_waiting // options.processes,
         page=options.page,
         keeps_predictions=options.processes == 1,
     )
 
 
-def _serve(settings: Settings, host: str, port: int, processes: int) -> None:
+def _check_address(host: str, port: int) -> None:
+    """Raise ValueError unless a server can listen there."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+            probe.bind((host, port))
+    except OSError as error:
+        raise ValueError(f"no server can listen on {host}:{port}: {error.strerror}; choose another port") from None
+
+
+def serve(settings: Settings, options: argparse.Namespace) -> None:
+    """Serve until a signal ends it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises it again when all requests have ended
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    serve = partial(
-        uvicorn.run,
-        host=host,
-        port=port,
-        access_log=False,
-        server_header=False,
-        loop="uvloop",
-        http="httptools",
-        timeout_graceful_shutdown=DRAIN_SECONDS,
-    )
-    if processes == 1:
-        serve(gateway_app(settings))
+    server: dict[str, Any] = {"host": options.host.strip("[]"), "port": options.port, **SERVER_OPTIONS}
+    if options.processes == 1:
+        uvicorn.run(gateway_app(settings), **server)
         return
     settings.hand_over()
     with tempfile.TemporaryDirectory(prefix="gateway-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # the processes add up their figures there
-        serve("gateway.app:app_of_a_process", factory=True, workers=processes)
+        uvicorn.run("gateway.app:app_of_a_process", factory=True, workers=options.processes, **server)

@@ -1,8 +1,12 @@
 /** The form, made from the schema of the inputs alone, and the errors that belong to its fields. */
 import { controlFor } from "./controls.js";
 import { element } from "./dom.js";
+import { runBar } from "./run.js";
 
-/** Returns the form's element, `read()` for the inputs that differ from their defaults, and `show(problems)`. */
+/**
+ * Returns the form's element, `read()` for the inputs that differ from their defaults, `show(problems)`, and `begin()`
+ * of its Run and Cancel.
+ */
 export function formFor(openapi) {
   const schemas = openapi.components.schemas;
   const fields = Object.entries(schemas.Input.properties)
@@ -10,19 +14,39 @@ export function formFor(openapi) {
     .sort(([, first], [, second]) => first["x-order"] - second["x-order"])
     .map(([name, property]) => fieldFor(name, property, schemas.Input.required?.includes(name)));
   const top = element("p", { class: "error", role: "alert", tabindex: -1, hidden: true });
-  const run = element("button", { type: "submit" }, "Run");
-  const hint = element("span", { class: "help" }, "or Ctrl + Enter");
-  const form = element("form", { novalidate: true }, top, ...fields.map((field) => field.element));
-  form.append(element("p", { class: "run" }, run, hint));
+  const bar = runBar();
+  const form = element("form", { novalidate: true }, top, ...fields.map((field) => field.element), bar.element);
+  let problems = [];
   form.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+  form.addEventListener("input", (event) => {
+    const changed = event.target.closest("[data-field]").dataset.field;
+    const left = problems.filter((problem) => !names(problem, changed));
+    if (left.length < problems.length) mark(left);
   });
   return {
     element: form,
     read: () => Object.fromEntries(fields.filter((field) => field.isSet()).map((field) => [field.name, field.read()])),
     valueOf: (name) => fields.find((field) => field.name === name)?.read(),
-    show: (problems) => show(problems, fields, top),
+    begin: bar.begin,
+    show: (found) => mark(found)?.focus(),
   };
+
+  /** Puts each problem at the field that it names, or at the top of the form; returns the first element at fault. */
+  function mark(found) {
+    problems = found;
+    const elsewhere = found.filter((problem) => !fields.some((field) => field.name === problem.field));
+    top.textContent = elsewhere.map((problem) => problem.message).join("\n");
+    top.hidden = elsewhere.length === 0;
+    const targets = fields.map((field) => field.mark(found.filter((problem) => problem.field === field.name)));
+    return elsewhere.length > 0 ? top : targets.find((target) => target !== undefined);
+  }
+}
+
+/** Whether a problem may be solved by a change of this field: `title goes with task …` names two. */
+function names({ field, message }, name) {
+  return field === name || message.split(/\W+/).includes(name);
 }
 
 /** Follows the reference to a list of choices, which Cog keeps next to the inputs. */
@@ -47,14 +71,17 @@ function fieldFor(name, property, required) {
   const error = element("p", { class: "error", id: errorId, hidden: true });
   const kind = property.type === "boolean" ? "field check" : "field";
   const field = element("div", { class: kind, "data-field": name }, label, control.element, error, help);
-  field.addEventListener("input", () => mark(undefined));
 
-  function mark(problem) {
-    error.textContent = problem?.message ?? "";
-    error.hidden = problem === undefined;
+  /** Shows problems at the input, or at the text that the first one names; returns the element at fault. */
+  function mark(problems) {
+    error.textContent = problems.map((problem) => problem.message).join("\n");
+    error.hidden = problems.length === 0;
     for (const marked of field.querySelectorAll("[aria-invalid]")) unmark(marked, errorId);
-    if (problem === undefined) return undefined;
-    const target = control.target(problem.item) ?? control.target(0);
+    if (problems.length === 0) return undefined;
+    const { item } = problems[0];
+    const target = control.target(item) ?? control.target(0);
+    if (item === undefined) control.element.after(error);
+    else target.parentElement.append(error);
     target.setAttribute("aria-invalid", "true");
     if (target !== control.labelled) target.setAttribute("aria-describedby", errorId);
     return target;
@@ -73,14 +100,4 @@ function unmark(marked, errorId) {
 function kindOf(property) {
   if (property.enum) return "one of a list";
   return property.type === "array" ? `list of ${property.items.type}s` : property.type;
-}
-
-/** Shows each problem at the field that it names, or at the top of the form, and moves the focus to the first. */
-function show(problems, fields, top) {
-  const elsewhere = problems.filter((problem) => !fields.some((field) => field.name === problem.field));
-  top.textContent = elsewhere.map((problem) => problem.message).join("\n");
-  top.hidden = elsewhere.length === 0;
-  const targets = fields.map((field) => field.mark(problems.find((problem) => problem.field === field.name)));
-  const first = elsewhere.length > 0 ? top : targets.find((target) => target !== undefined);
-  first?.focus();
 }

@@ -18,7 +18,8 @@ export class TextList {
 
   read() {
     const values = this.areas().map((area) => area.value);
-    return this.nullable && values.every((value) => value === "") ? undefined : values;
+    while (values.at(-1) === "") values.pop(); // Enter after the last text has left it
+    return this.nullable && values.length === 0 ? undefined : values;
   }
 
   target(item = 0) {

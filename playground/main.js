@@ -4,16 +4,23 @@ import { copyButton, element } from "./dom.js";
 import { elided } from "./elide.js";
 import { formFor } from "./form.js";
 import { picturesOf } from "./picture.js";
-import { predict, Refusal } from "./request.js";
+import { Refusal } from "./refusal.js";
+import { ask, predict } from "./request.js";
 import { LANGUAGES } from "./snippets.js";
 
 const status = document.querySelector("#status");
 const answer = document.querySelector("#answer");
 
+const MAX_CODE = 20_000; // characters
+const STATES = {
+  starting: "Waiting for the container: it is starting, or all its slots are taken …",
+  processing: "Running …",
+};
+
 async function start() {
-  const response = await fetch("openapi.json");
-  if (!response.ok) throw new Error(`The container's schema could not be read: ${response.status}`);
-  const form = formFor(await response.json());
+  const openapi = await ask("openapi.json");
+  if (!openapi.components?.schemas?.Input) throw new Refusal({ message: "The container's schema has no inputs." });
+  const form = formFor(openapi);
   document.querySelector("#input").append(form.element);
   document.querySelector("#code").append(...code(form));
   let running = false;
@@ -28,38 +35,60 @@ async function start() {
 async function run(form) {
   form.show([]);
   answer.replaceChildren();
-  status.textContent = "Running …";
+  say(STATES.processing);
+  const controller = new AbortController();
+  const cancelled = controller.signal;
+  cancelled.addEventListener("abort", () => say("Cancelling …"));
+  const end = form.begin(controller);
   const [input, outputDtype] = [form.read(), form.valueOf("output_dtype")];
   const started = performance.now();
   try {
-    const prediction = await predict(input);
-    const milliseconds = performance.now() - started;
-    show(prediction, input, outputDtype, milliseconds);
+    const prediction = await predict(input, cancelled, (state) => say(STATES[state]));
+    const took = duration(performance.now() - started);
+    if (prediction.status === "succeeded") show(prediction, input, outputDtype, took);
+    else say(`Cancelled after ${took}.`);
+    end(prediction.status === "succeeded" ? undefined : "Cancelled");
   } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
-    status.textContent = "No answer: the form says why.";
-    form.show(error.problems);
+    end();
+    say("No answer: the form says why.");
+    const unknown = { message: `The page cannot show this answer: ${error.message}` };
+    form.show(error instanceof Refusal ? error.problems : [unknown]);
+    if (!(error instanceof Refusal)) console.error(error);
   }
 }
 
-function show(prediction, input, outputDtype, milliseconds) {
-  const { output, metrics = {}, logs } = prediction;
+/** Announces a state, once. */
+function say(state) {
+  if (status.textContent !== state) status.textContent = state;
+}
+
+const duration = (milliseconds) =>
+  milliseconds < 1000 ? `${milliseconds.toFixed(0)} ms` : `${(milliseconds / 1000).toFixed(1)} s`;
+
+function show({ output, metrics = {}, logs }, input, outputDtype, took) {
   const texts = input.texts ?? [input.text];
   const vectors = vectorsOf(output, outputDtype);
   const bits = outputDtype === "ubinary";
   const count = vectors.length === 1 ? "1 vector" : `${vectors.length.toLocaleString("en")} vectors`;
   const unit = bits ? "bits" : "numbers";
-  status.textContent = `${count} of ${vectors[0].length} ${unit} in ${milliseconds.toFixed(0)} ms.`;
+  const cut = output.truncated?.filter(Boolean).length ?? 0;
+  const cuts = cut > 0 ? ` Texts cut because they were too long: ${cut.toLocaleString("en")} (see the log).` : "";
+  say(`${count} of ${vectors[0].length} ${unit} in ${took}.${cuts}`);
   const pictures = element("div", { class: "pictures" });
-  const json = element("pre", { tabindex: 0, "aria-label": "The output as JSON" }, elided(output));
+  const json = scrollable("The output as JSON", elided(output));
   const jsonHead = element("div", { class: "head" }, element("h3", {}, "JSON"));
   jsonHead.append(copyButton("Copy JSON", () => JSON.stringify(output, null, 2)));
   answer.replaceChildren(facts(metrics), pictures, jsonHead, json);
-  if (logs) answer.append(element("h3", {}, "Log"), element("pre", { tabindex: 0 }, logs));
+  if (logs) answer.append(element("h3", {}, "Log"), scrollable("The log", logs));
   drawAtEveryWidth(pictures, (width) => picturesOf(vectors, texts, bits, width));
   const section = document.querySelector("#output");
   const isBelowForm = section.getBoundingClientRect().top > innerHeight / 2; // on a phone
   if (isBelowForm) section.scrollIntoView();
+}
+
+/** Lines that the keyboard can scroll. */
+function scrollable(name, ...lines) {
+  return element("pre", { tabindex: 0, role: "region", "aria-label": name }, ...lines);
 }
 
 /** The prediction's metrics, each with its name and its value. */
@@ -81,9 +110,16 @@ function drawAtEveryWidth(place, draw) {
   }).observe(place);
 }
 
+/** As much of a long text as a browser lays out at once while somebody is typing. */
+function beginning(text) {
+  const more = text.length - MAX_CODE;
+  if (more <= 0) return text;
+  return `${text.slice(0, MAX_CODE)} … ${more.toLocaleString("en")} more characters, which Copy copies`;
+}
+
 /** The code of the request that the form holds, in the language that is chosen. */
 function code(form) {
-  const block = element("pre", { tabindex: 0, "aria-label": "The request as code" });
+  const block = scrollable("The request as code");
   const buttons = element("span");
   const chosen = () => document.querySelector("[name=language]:checked").value;
   const text = () => LANGUAGES[chosen()](form.read());
@@ -97,12 +133,12 @@ function code(form) {
   return [element("div", { class: "head" }, choice, buttons), block];
 
   function refresh(event) {
-    block.textContent = text();
+    block.textContent = beginning(text());
     if (event?.type !== "input") buttons.replaceChildren(copyButton(`Copy ${chosen()}`, text));
   }
 }
 
 start().catch((error) => {
-  status.textContent = error.message;
-  throw error;
+  say(error.message);
+  if (!(error instanceof Refusal)) console.error(error);
 });

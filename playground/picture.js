@@ -5,6 +5,7 @@ import { element } from "./dom.js";
 
 const MAX_TEXTS = 100; // of a larger answer only the first texts are drawn: a browser draws 10,000 cells with ease
 const MAX_LABELS = 30; // more points than these are drawn without words
+const MAX_CHARACTERS = 200; // of a text where its cell or point is hovered: 10,000 cells have two texts each
 const STRIP_WIDTH = 64;
 const INK_CHANGES = 0.6; // at this share of style.css's colours both inks have a contrast of 4.5
 const FONT = { fontFamily: "inherit", fontSize: "12px", overflow: "visible" };
@@ -13,12 +14,17 @@ const FONT = { fontFamily: "inherit", fontSize: "12px", overflow: "visible" };
 export function picturesOf(vectors, texts, bits, width) {
   if (vectors.length === 1) return [strip(vectors[0], bits, width)];
   const drawn = vectors.slice(0, MAX_TEXTS);
-  const labels = drawn.map((_, position) => texts[position].replace(/\s+/g, " ").trim());
+  const labels = drawn.map((_, position) => labelOf(texts[position]));
   const cosines = similarities(drawn);
   const figures = [heatMap(cosines, labels, bits, width), map(drawn, labels, width), table(cosines, labels)];
   if (drawn.length === vectors.length) return figures;
   const note = `The pictures show the first ${MAX_TEXTS} of ${vectors.length.toLocaleString("en")} texts.`;
   return [element("p", { class: "help" }, note), ...figures];
+}
+
+function labelOf(text) {
+  const line = text.replace(/\s+/g, " ").trim();
+  return line.length > MAX_CHARACTERS ? `${line.slice(0, MAX_CHARACTERS).trimEnd()}…` : line;
 }
 
 function figure(title, explanation, ...parts) {
@@ -27,9 +33,8 @@ function figure(title, explanation, ...parts) {
 
 function drawing(label, options) {
   const svg = Plot.plot({ style: FONT, ...options });
-  svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", label);
-  return svg;
+  svg.setAttribute("aria-hidden", "true"); // Plot labels its parts, for nobody
+  return element("div", { role: "img", "aria-label": label }, svg);
 }
 
 /** A bar from the colour of `low` to that of `high`, with the values at its ends. */

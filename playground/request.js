@@ -1,51 +1,88 @@
-/** A prediction through Replicate's HTTP API, or the reasons why it was refused. */
+/** A prediction through Replicate's HTTP API, which can be cancelled. */
+import { Refusal, refusalOf, refusalOfPrediction } from "./refusal.js";
 
 export const MODEL = "your-name/embeddinggemma-300m";
 export const API = new URL("v1", document.baseURI).href;
 
-/** The request was refused; `problems` are {field, item, message}, without a field if no field is at fault. */
-export class Refusal extends Error {
-  constructor(problems) {
-    super(problems.map((problem) => problem.message).join("\n"));
-    this.problems = problems;
-  }
-}
+const POLL_MS = 500;
+const MAX_FAILURES = 6; // in a row: the prediction goes on while a connection is lost or a proxy has trouble
+const CANCEL_MS = 15_000; // the gateway itself waits 10 s for the container
+const UNCONFIRMED = "The server did not confirm the cancel, so the container may still be working on the request.";
 
-/** Returns the prediction that succeeded. Throws a Refusal. */
-export async function predict(input) {
-  const body = JSON.stringify({ input });
-  const headers = { "Content-Type": "application/json", Prefer: "wait" };
-  let prediction = await answer(`${API}/models/${MODEL}/predictions`, { method: "POST", headers, body });
-  while (["starting", "processing"].includes(prediction.status)) {
-    await new Promise((resume) => setTimeout(resume, 500));
-    prediction = await answer(`${API}/predictions/${prediction.id}`);
-  }
-  if (prediction.status === "succeeded") return prediction;
-  throw new Refusal([problemOf(prediction.error ?? `The prediction was ${prediction.status}.`)]);
-}
-
-async function answer(url, options) {
-  const response = await fetch(url, options).catch(() => {
-    throw new Refusal([{ message: "The server does not answer. Is scripts/playground still running?" }]);
-  });
-  const answered = await response.json().catch(() => ({}));
-  if (response.ok) return answered;
-  throw new Refusal(
-    answered.invalid_fields?.map(problemOfField) ?? [{ message: answered.detail ?? statusOf(response) }],
+/**
+ * Returns the prediction that has succeeded, or that was canceled after `cancelled`, an AbortSignal. Throws a Refusal.
+ * Until then `report` is called with the states that the prediction is seen in: starting, processing.
+ */
+export function predict(input, cancelled, report) {
+  const unconfirmed = new Promise((_, reject) =>
+    cancelled.addEventListener("abort", () => setTimeout(reject, CANCEL_MS, new Refusal({ message: UNCONFIRMED }))),
   );
+  return Promise.race([ended(input, cancelled, report), unconfirmed]);
 }
 
-const statusOf = (response) => `The server answered ${response.status} ${response.statusText}.`;
-
-/** Reads an input that Replicate's API refused; its field is like `input.task` or `input.texts.2`. */
-function problemOfField({ field: path, description }) {
-  const [, field, item] = path.split(".");
-  return { field, item: item && Number(item), message: `${path.replace("input.", "")}: ${description}` };
+async function ended(input, cancelled, report) {
+  let prediction = await created(input);
+  const url = `${API}/predictions/${prediction.id}`;
+  const cancel = () => navigator.sendBeacon(`${url}/cancel`);
+  addEventListener("pagehide", cancel); // nobody is left to read the answer
+  let failures = 0;
+  try {
+    while (isRunning(prediction)) {
+      const cancelling = cancelled.aborted;
+      try {
+        prediction = await (cancelling ? ask(`${url}/cancel`, { method: "POST" }) : ask(url, { signal: cancelled }));
+        failures = 0;
+      } catch (error) {
+        failures += 1;
+        if (failures === MAX_FAILURES) throw cancelling ? new Refusal({ message: UNCONFIRMED }) : error;
+      }
+      if (!isRunning(prediction)) break;
+      if (!cancelled.aborted) report(prediction.status);
+      await pause(cancelling ? undefined : cancelled);
+    }
+  } finally {
+    removeEventListener("pagehide", cancel);
+  }
+  if (["succeeded", "canceled"].includes(prediction.status)) return prediction;
+  throw refusalOfPrediction(prediction);
 }
 
-/** Reads a message of the container. The server puts a prefix before it; its own first word names the input. */
-function problemOf(error) {
-  const message = error.replace(/^(?:[\w ]+: )*?\w+Error: /, "");
-  const [, field, item] = message.match(/^(\w+)(?:\[(\d+)\])?/) ?? [];
-  return { field, item: item && Number(item), message };
+const isRunning = ({ status }) => status === "starting" || status === "processing";
+
+/** Creates the prediction. It is returned after a second at the latest: without its id it cannot be cancelled. */
+function created(input) {
+  const headers = { "Content-Type": "application/json", Prefer: "wait=1" };
+  return ask(`${API}/models/${MODEL}/predictions`, { method: "POST", headers, body: JSON.stringify({ input }) });
+}
+
+/** Returns after POLL_MS, or at once when the signal says so. */
+function pause(signal) {
+  return new Promise((resume) => {
+    setTimeout(resume, POLL_MS);
+    signal?.addEventListener("abort", resume);
+    if (signal?.aborted) resume();
+  });
+}
+
+/** Returns the JSON object that the server answers with. Throws a Refusal. */
+export async function ask(url, options) {
+  const [response, text] = await read(url, options).catch(() => {
+    throw new Refusal({ message: "The server does not answer. Is scripts/playground still running?" });
+  });
+  const answered = parsed(text);
+  if (response.ok && answered !== null && typeof answered === "object") return answered;
+  throw refusalOf(response, text, answered);
+}
+
+async function read(url, options) {
+  const response = await fetch(url, options);
+  return [response, await response.text()];
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }

@@ -1,9 +1,10 @@
 """Rows to a table of vectors: chunks, token ids, batches of similar length, the chosen number type."""
 
+import pickle
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,28 +74,56 @@ def schema(options: Options) -> pa.Schema:
 
 
 class Worker:
-    """A loaded model in its own process, with its own CPU cores or GPU; Ray creates it."""
+    """A loaded model in its own process, with its own CPU cores or GPU; Ray creates it.
+
+    Slices, results and errors travel as bytes. Of objects that Ray cannot convert, and of errors that it gets to see,
+    it writes parts, texts and all, into logs that every user of the machine can read.
+    """
 
     def __init__(self, manifest: Manifest, settings: Settings, options: Options, threads: int) -> None:
-        """Load the model; the driver sends the manifest, because another machine does not have the driver's files.
+        """Load the model; the driver sends the manifest, because another machine does not have the driver's files."""
+        self._rows: RowEmbedder | None = None
+        try:
+            self._rows = RowEmbedder(Embedder.load(replace(settings, threads=threads), manifest), options)
+        except Exception as error:
+            self._error = describe_error(error)
 
-        Raises:
-            WeightsError, ManifestError, ValueError: as for Embedder.load.
+    def __call__(self, units: pa.Table) -> pa.Table:
+        """Embed one work unit, in the form in which Ray Data hands it over; `result_of` reads the answer."""
+        [slices] = units["unit"].to_pylist()
+        embedded: Embedded | str
+        try:
+            embedded = self._rows.embed(pickle.loads(slices)) if self._rows else self._error  # noqa: S301 - our driver's
+        except Exception as error:
+            embedded = describe_error(error)
+        return pa.table({"embedded": pa.array([pickle.dumps(embedded, protocol=5)], pa.large_binary())})
 
-        """
-        self._rows = RowEmbedder(Embedder.load(replace(settings, threads=threads), manifest), options)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Embedded]]:
-        """Embed one work unit, in the form in which Ray Data hands it over."""
-        [slices] = batch["slices"]
-        return {"embedded": [self._rows.embed(slices)]}
+def result_of(answer: bytes) -> Embedded:
+    """Return the result of a work unit.
+
+    Raises:
+        RuntimeError: the worker could not embed it; the message says why.
+
+    """
+    embedded: Embedded | str = pickle.loads(answer)  # noqa: S301 - our own worker's
+    if isinstance(embedded, str):
+        raise RuntimeError(embedded)
+    return embedded
 
 
-def _too_long(passage: _Passage, text: TokenizedText) -> Reject:
-    row, tokens = passage.row, describe_tokens(text)
-    return Reject(
-        row.id, row.file, row.number, f"the text has {tokens} tokens, prompt included; the limit is {MAX_TOKENS:,}"
-    )
+def describe_error(error: Exception) -> str:
+    """Return a line for people: the message of an error that this project or the system raised, else only its place."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    if isinstance(error, ValueError | RuntimeError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {place.filename}, line {place.lineno}; please report it"
+
+
+def _reject(row: Row, reason: str) -> Reject:
+    return Reject(row.id, row.file, row.number, reason)
 
 
 class RowEmbedder:
@@ -107,7 +136,7 @@ class RowEmbedder:
         """Embed the rows of all slices of a work unit together.
 
         Raises:
-            OSError: a file cannot be read any more.
+            ValueError: a file cannot be read any more, or has changed.
 
         """
         began = time.time()
@@ -117,11 +146,31 @@ class RowEmbedder:
         passages = [passage for outcome in outcomes if not isinstance(outcome, Reject) for passage in outcome]
         prompted = [add_prompt(passage.text, self._options.task, passage.row.title) for passage in passages]
         tokenized = self._embedder.tokenizer.tokenize(prompted)
-        if not self._options.truncate:
-            rejects += [_too_long(*pair) for pair in zip(passages, tokenized, strict=True) if pair[1].truncated]
-            kept = [pair for pair in zip(passages, tokenized, strict=True) if not pair[1].truncated]
-            passages, tokenized = [passage for passage, _ in kept], [text for _, text in kept]
-        return Embedded(self._table(passages, tokenized), rejects, len(rows) - len(rejects), began)
+        kept: list[tuple[_Passage, TokenizedText]] = []
+        for passage, tokens in zip(passages, tokenized, strict=True):
+            if reason := self._why_not(passage.row, tokens):
+                rejects.append(_reject(passage.row, reason))
+            else:
+                kept.append((passage, tokens))
+        table = self._table([passage for passage, _ in kept], [tokens for _, tokens in kept])
+        return Embedded(table, rejects, len(rows) - len(rejects), began)
+
+    def _why_not(self, row: Row, tokens: TokenizedText) -> str | None:
+        """Return why a passage with so many tokens is not embedded; None: it is."""
+        if not tokens.truncated:
+            return None
+        if row.title and tokens.ids == self._without_text(row).ids:
+            return self._no_room(row)
+        if self._options.truncate:
+            return None
+        return f"the text has {describe_tokens(tokens)} tokens, prompt included; the limit is {MAX_TOKENS:,}"
+
+    def _no_room(self, row: Row) -> str:
+        tokens = describe_tokens(self._without_text(row))
+        return f"the title has {tokens} tokens, prompt included, which leaves no room for the text: {MAX_TOKENS:,} fit"
+
+    def _without_text(self, row: Row) -> TokenizedText:
+        return self._embedder.tokenizer.tokenize([add_prompt("", self._options.task, row.title)])[0]
 
     def _cut(self, row: Row) -> list[_Passage] | Reject:
         """Return the row's passages: its chunks, or its whole text. A long title leaves less room for each chunk."""
@@ -130,7 +179,7 @@ class RowEmbedder:
             return [_Passage(row, 0, 0, length)]
         chunk = min(options.chunk, text_room(self._embedder.tokenizer, options.task, row.title))
         if chunk < MIN_CHUNK:
-            return Reject(row.id, row.file, row.number, "the title is so long that no room is left for the text")
+            return _reject(row, self._no_room(row))
         starts = self._embedder.tokenizer.token_starts(row.text)
         spans = chunk_spans(starts, length, chunk, min(options.overlap, chunk // 2))
         return [_Passage(row, number, start, end) for number, (start, end) in enumerate(spans)]

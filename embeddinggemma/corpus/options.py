@@ -34,6 +34,12 @@ class Options:
     truncate: bool = True
     """Whether the text of a vector is cut after 2,048 tokens; otherwise its row is rejected."""
     rows_per_part: int = 10_000
+    encoding: str = "utf-8"
+    """Of files of text: JSON, CSV and plain text."""
+    delimiter: str | None = None
+    """Between the fields of CSV; None: a comma, and a tab in .tsv files."""
+    quotes: bool = True
+    """Whether quotes in CSV can enclose a field; otherwise they are ordinary characters."""
 
     def __post_init__(self) -> None:
         """Refuse invalid values, and options that contradict each other.
@@ -60,6 +66,20 @@ class Options:
                 f"--overlap is {self.overlap}; it must be between 0 and half of --chunk, {self.chunk // 2}"
             )
 
+        _check_encoding(self.encoding)
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise ValueError(f"--delimiter is {self.delimiter!r}; it must be one character, and no quote or line break")
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Return the columns that are read, each with the option that chooses it."""
+        chosen = {
+            "--text-column": self.text_column,
+            "--id-column": self.id_column,
+            "--title-column": self.title_column,
+        }
+        return {column: option for option, column in chosen.items() if column}
+
     def check_chunk(self, tokenizer: Tokenizer) -> None:
         """Refuse chunks that do not fit into the model's 2,048 tokens, even without a title.
 
@@ -70,6 +90,16 @@ class Options:
         room = text_room(tokenizer, self.task, None)
         if self.chunk is not None and self.chunk > room:
             raise ValueError(f"--chunk is {self.chunk:,}; with the prompt at most {room:,} tokens of text fit")
+
+
+def _check_encoding(encoding: str) -> None:
+    try:
+        "".encode(encoding)
+    except (LookupError, UnicodeError, ValueError):
+        raise ValueError(
+            f"--encoding is {encoding!r}, which Python does not know; some that it does: utf-8, utf-16, cp1252, "
+            "latin-1, shift_jis, gb18030"
+        ) from None
 
 
 def text_room(tokenizer: Tokenizer, task: str, title: str | None) -> int:

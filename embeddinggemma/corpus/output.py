@@ -107,11 +107,11 @@ def open_output(folder: Path, settings: Mapping[str, Any], parts: Sequence[Part]
         parts: the parts of the input.
 
     Raises:
-        ValueError: the folder was begun with other settings or from other input, holds other files, or another
-            process writes to it; the message says which.
+        ValueError: the folder cannot be made, was begun with other settings or from other input, holds other files, or
+            another process writes to it; the message says which.
 
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -120,6 +120,20 @@ def open_output(folder: Path, settings: Mapping[str, Any], parts: Sequence[Part]
         raise ValueError(f"another process writes to {folder}; wait until it has ended") from None
     finally:
         os.close(lock)
+
+
+def make_folder(folder: Path) -> None:
+    """Make OUTPUT, unless it exists.
+
+    Raises:
+        ValueError: it cannot be made.
+
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise ValueError(f"OUTPUT {folder} cannot be made: {reason}; choose another folder") from None
 
 
 class PartWriter:
@@ -150,16 +164,16 @@ class PartWriter:
         """Complete the file, give it its final name, and return its summary.
 
         Raises:
-            RuntimeError: rows were lost or added on the way.
+            ValueError: rows were lost or added on the way.
 
         """
         if self._waiting:
             self._flush()
         summary = PartSummary(self._part.source, self._part.rows, rejected=len(self._rejects), **self._counts)
         if summary.embedded + summary.rejected != summary.rows:
-            raise RuntimeError(
-                f"{self._part.name} has {summary.rows:,} rows, but {summary.embedded:,} were embedded and "
-                f"{summary.rejected:,} rejected"
+            raise ValueError(
+                f"{self._part.file} had {summary.rows:,} rows in {self._part.name}, but {summary.embedded:,} were "
+                f"embedded and {summary.rejected:,} rejected: it has changed; start again with another OUTPUT"
             )
         self._writer.add_key_value_metadata({_METADATA_KEY.decode(): json.dumps(asdict(summary))})
         self._writer.close()

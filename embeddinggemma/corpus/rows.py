@@ -2,29 +2,34 @@
 
 import csv
 import json
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
+from datetime import date, time
+from decimal import Decimal
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+from uuid import UUID
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from embeddinggemma.corpus.files import naming, shown
 from embeddinggemma.corpus.options import Options
+from embeddinggemma.corpus.records import CsvFormat, csv_header, csv_records, json_elements, lines
+from embeddinggemma.corpus.streams import MAX_ROW_BYTES, ByteStream, likely_encoding, reader_at
+from embeddinggemma.corpus.tables import table_rows
 from embeddinggemma.validation import a_type, check_string, check_text
 
-csv.field_size_limit(sys.maxsize)  # a document may be longer than 131,072 characters
+CHOOSE_ENCODING = "--encoding says what it is: often cp1252 or latin-1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Slice:
     """Rows that are read together."""
 
     format: str
-    """jsonl, csv, parquet or text."""
+    """One of files.FORMATS."""
     path: Path
     """The file; for text files, their folder."""
     name: str
@@ -33,7 +38,7 @@ class Slice:
     """Number of the first row; a file's first row, after a header, is 1."""
     rows: int
     start: int = 0
-    """Where the first row begins: the byte in the file, or for Parquet the row in the row group."""
+    """Where the first row begins: the byte of the stream, or the row in the row group."""
     group: int = 0
     """Row group of a Parquet file."""
     files: tuple[str, ...] = ()
@@ -69,15 +74,29 @@ def read_rows(part_slice: Slice, options: Options) -> Iterator[Row | Reject]:
     """Yield every row of a slice, in order.
 
     Raises:
-        OSError: the file cannot be read any more.
+        ValueError: the file cannot be read any more, or has changed.
 
     """
     if part_slice.format == "text":
-        yield from (_checked(_read_text(part_slice.path / name), name, name, 1, Options()) for name in part_slice.files)
+        for name in part_slice.files:
+            raw, file = _read_text(part_slice.path / name, options.encoding), shown(name)
+            yield _checked(raw, file, file, 1, Options())
         return
-    raw_rows = _READERS[part_slice.format](part_slice, options)
-    for number, raw in enumerate(islice(raw_rows, part_slice.rows), part_slice.first_row):
-        yield _checked(raw, f"{part_slice.name}:{number}", part_slice.name, number, options)
+    with naming(part_slice.path, part_slice.format):
+        for number, raw in enumerate(raw_rows(part_slice, options), part_slice.first_row):
+            yield _checked(raw, f"{part_slice.name}:{number}", part_slice.name, number, options)
+
+
+def raw_rows(part_slice: Slice, options: Options) -> Iterator[RawRow]:
+    """Yield every row of a slice of a file of rows, as it is there.
+
+    Raises:
+        OSError, ValueError, pa.ArrowException: the file cannot be read any more, or has changed.
+
+    """
+    if part_slice.format in ("parquet", "arrow"):
+        return _table_rows(part_slice, options)
+    return _byte_rows(part_slice, options)
 
 
 def _checked(raw: RawRow, default_id: str, file: str, number: int, options: Options) -> Row | Reject:
@@ -98,12 +117,28 @@ def _checked(raw: RawRow, default_id: str, file: str, number: int, options: Opti
 
 def _id(raw: Mapping[str, Any], column: str | None) -> str | None:
     value = raw.get(column) if column else None
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas has no other missing number
         return None
-    if not isinstance(value, str | int) or isinstance(value, bool):
-        raise ValueError(f"{column} is {a_type(value)}; an id must be a string or a whole number")
-    check_string(str(column), str(value))
-    return str(value)
+    text = _id_text(value)
+    if text is None:
+        raise ValueError(f"{column} is {a_type(value)}; an id must be a string, a number, a date, a time or a UUID")
+    check_string(str(column), text)
+    return text
+
+
+def _id_text(value: object) -> str | None:
+    match value:
+        case bool():
+            return None
+        case str() | int() | UUID():
+            return str(value)
+        case float() if math.isfinite(value):
+            return str(int(value)) if value.is_integer() else str(value)
+        case Decimal():
+            return f"{value:f}"
+        case date() | time():  # a datetime is a date
+            return value.isoformat()
+    return None
 
 
 def _title(raw: Mapping[str, Any], column: str | None) -> str | None:
@@ -114,115 +149,113 @@ def _title(raw: Mapping[str, Any], column: str | None) -> str | None:
     return str(value)
 
 
-def _read_text(path: Path) -> RawRow:
+def _read_text(path: Path, encoding: str) -> RawRow:
     try:
-        return {"text": path.read_bytes().decode("utf-8-sig")}
-    except UnicodeDecodeError as error:
-        return ValueError(f"the file is not UTF-8 at byte {error.start}")
+        with closing(ByteStream(path, encoding)) as stream:
+            data = stream.read(MAX_ROW_BYTES + 1)
+    except UnicodeError:
+        return ValueError(f"the file is not in {encoding}, which --encoding gives")
     except OSError as error:
-        return ValueError(f"the file cannot be read: {error.strerror}")
-
-
-def _read_jsonl(part_slice: Slice, _options: Options) -> Iterator[RawRow]:
-    with part_slice.path.open("rb") as file:
-        file.seek(part_slice.start)
-        for line in file:
-            yield _parse_line(line)
-
-
-def _parse_line(line: bytes) -> RawRow:
+        return ValueError(f"the file cannot be read: {error.strerror or error}")
+    if len(data) > MAX_ROW_BYTES:
+        return ValueError(f"the file has more than {MAX_ROW_BYTES:,} bytes")
+    if likely := likely_encoding(data[:4]):
+        return ValueError(f"the file is not UTF-8, but {likely}; give --encoding {likely}")
     try:
-        text = line.decode("utf-8-sig")
+        return {"text": data.decode("utf-8-sig")}
+    except UnicodeDecodeError as error:
+        return ValueError(f"the file is not UTF-8 at byte {error.start}; {CHOOSE_ENCODING}")
+
+
+def _byte_rows(part_slice: Slice, options: Options) -> Iterator[RawRow]:
+    path, encoding = part_slice.path, options.encoding
+    parse = _PARSERS[part_slice.format]
+    with reader_at((path, encoding), part_slice.start, partial(ByteStream, path, encoding)) as stream:
+        yield from islice(parse(stream, part_slice, options), part_slice.rows)
+
+
+def _jsonl_rows(stream: ByteStream, _slice: Slice, _options: Options) -> Iterator[RawRow]:
+    return (_parse_json("line", line) for line in lines(stream))
+
+
+def _json_rows(stream: ByteStream, _slice: Slice, _options: Options) -> Iterator[RawRow]:
+    return (_parse_json("element", element[:-1]) for element in json_elements(stream))
+
+
+def _parse_json(name: str, data: bytes) -> RawRow:
+    try:
+        text = data.decode("utf-8-sig")
         if not text or text.isspace():
-            return ValueError("the line is empty")
+            return ValueError(f"the {name} is empty")
         value = json.loads(text)
     except UnicodeDecodeError as error:
-        return ValueError(f"the line is not UTF-8 at byte {error.start}")
+        return ValueError(f"the {name} is not UTF-8 at byte {error.start}; {CHOOSE_ENCODING}")
     except json.JSONDecodeError as error:
-        return ValueError(f"the line is not JSON: {error.msg} at character {error.pos}")
+        return ValueError(f"the {name} is not JSON: {error.msg} at character {error.pos}")
     except (RecursionError, ValueError):
-        return ValueError("the line is JSON, but nested too deeply or with a number too long to be read")
-    return value if isinstance(value, dict) else ValueError(f"the line is {a_type(value)}, not an object")
+        return ValueError(f"the {name} is JSON, but nested too deeply or with a number too long to be read")
+    return value if isinstance(value, dict) else ValueError(f"the {name} is {a_type(value)}, not an object")
 
 
-def csv_records(file: IO[bytes]) -> Iterator[tuple[list[str] | csv.Error, int]]:
-    """Yield each record from the file's position on, or the error in it, and its length in bytes."""
-    consumed = 0
-
-    def lines() -> Iterator[str]:
-        nonlocal consumed
-        for line in file:
-            consumed += len(line)
-            yield line.decode("utf-8", "surrogateescape")
-
-    reader = csv.reader(lines(), strict=True)
-    while True:
-        before = consumed
-        try:
-            record: list[str] | csv.Error = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            record = error
-        yield record, consumed - before
+def csv_format(format: str, options: Options) -> CsvFormat:
+    """Return how the fields of a csv or tsv file are divided."""
+    return CsvFormat(options.delimiter or {"csv": ",", "tsv": "\t"}[format], options.quotes)
 
 
-def csv_header(file: IO[bytes]) -> tuple[list[str], int]:
-    """Return the columns' names and the length of the header in bytes.
-
-    Raises:
-        ValueError: the file does not begin with the columns' names.
-
-    """
-    header, size = next(csv_records(file), ([], 0))
-    if isinstance(header, csv.Error) or not header:
-        raise ValueError("it does not begin with the names of its columns")
-    return [header[0].removeprefix("\ufeff"), *header[1:]], size
+def _csv_rows(stream: ByteStream, part_slice: Slice, options: Options) -> Iterator[RawRow]:
+    columns = _csv_columns(part_slice.path, options.encoding, csv_format(part_slice.format, options))
+    records = csv_records(stream, csv_format(part_slice.format, options))
+    return (_csv_row(columns, record) for record, _ in records)
 
 
-def _read_csv(part_slice: Slice, _options: Options) -> Iterator[RawRow]:
-    with part_slice.path.open("rb") as file:
-        header, _ = csv_header(file)
-        file.seek(part_slice.start)
-        for record, _ in csv_records(file):
-            yield _csv_row(header, record)
+@lru_cache(maxsize=4)
+def _csv_columns(path: Path, encoding: str, format: CsvFormat) -> list[str]:
+    with closing(ByteStream(path, encoding)) as stream:
+        return csv_header(stream, format)
 
 
-def _csv_row(header: list[str], record: list[str] | csv.Error) -> RawRow:
+def _csv_row(columns: list[str], record: list[str] | csv.Error) -> RawRow:
     if isinstance(record, csv.Error):
         return ValueError(f"the row is not CSV: {record}")
     if not record:
         return ValueError("the line is empty")
-    if len(record) != len(header):
-        return ValueError(f"the row has {len(record)} fields, the header has {len(header)}")
+    if len(record) != len(columns):
+        return ValueError(f"the row has {len(record)} fields, the header has {len(columns)}")
     try:
         "".join(record).encode()
     except UnicodeEncodeError:
-        return ValueError("the row is not UTF-8")
-    return dict(zip(header, record, strict=True))
+        return ValueError(f"the row is not UTF-8; {CHOOSE_ENCODING}")
+    return dict(zip(columns, record, strict=True))
 
 
-def _read_parquet(part_slice: Slice, options: Options) -> Iterator[RawRow]:
-    columns = [name for name in (options.text_column, options.id_column, options.title_column) if name]
-    table = _row_group(part_slice.path, part_slice.group, tuple(columns)).slice(part_slice.start, part_slice.rows)
-    for row in range(table.num_rows):
-        yield _parquet_row({name: table[name][row] for name in columns})
-
-
-@lru_cache(maxsize=1)  # the slices of a row group follow each other
-def _row_group(path: Path, group: int, columns: tuple[str, ...]) -> pa.Table:
-    return pq.ParquetFile(path).read_row_group(group, list(columns))
-
-
-def _parquet_row(scalars: Mapping[str, Any]) -> RawRow:
-    try:
-        return {name: scalar.as_py() for name, scalar in scalars.items()}
-    except UnicodeDecodeError:
-        return ValueError("the row is not UTF-8")
-
-
-_READERS: dict[str, Callable[[Slice, Options], Iterable[RawRow]]] = {
-    "jsonl": _read_jsonl,
-    "csv": _read_csv,
-    "parquet": _read_parquet,
+_PARSERS: dict[str, Callable[[ByteStream, Slice, Options], Iterator[RawRow]]] = {
+    "jsonl": _jsonl_rows,
+    "json": _json_rows,
+    "csv": _csv_rows,
+    "tsv": _csv_rows,
 }
+
+
+def _table_rows(part_slice: Slice, options: Options) -> Iterator[RawRow]:
+    path, group = part_slice.path, part_slice.group
+    columns = list(dict.fromkeys(options.columns))
+    open_rows = partial(table_rows, path, part_slice.format, group, columns)
+    with reader_at((path, group, *columns), part_slice.start, open_rows) as reader:
+        left = part_slice.rows
+        while left:
+            batch = reader.take(left)
+            left -= len(batch)
+            for row in range(len(batch)):
+                yield _table_row({name: batch[name][row] for name in columns})
+
+
+def _table_row(scalars: Mapping[str, Any]) -> RawRow:
+    row = {}
+    for name, scalar in scalars.items():
+        try:
+            row[name] = scalar.as_py()
+        except UnicodeDecodeError:
+            return ValueError("the row is not UTF-8")
+        except (ValueError, OverflowError):
+            return ValueError(f"{name} is a {scalar.type} that Python cannot hold")
+    return row

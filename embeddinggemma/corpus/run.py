@@ -2,16 +2,20 @@
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import pickle
+import signal
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from embeddinggemma.corpus.embedding import Embedded, Worker, schema
+from embeddinggemma.corpus.embedding import Embedded, Worker, result_of, schema
 from embeddinggemma.corpus.options import Options
 from embeddinggemma.corpus.output import OutputFolder, PartWriter
 from embeddinggemma.corpus.parts import Part
+from embeddinggemma.corpus.placement import Placement, Workers, place, place_here, workers_in
 from embeddinggemma.corpus.rows import Slice
 from embeddinggemma.settings import Settings
 from embeddinggemma.threads import available_threads
@@ -22,16 +26,10 @@ _SLICES_PER_GPU = 16  # in a work unit: about eight times the tokens of a forwar
 _PACKAGE = Path(__file__).resolve().parent.parent
 _STORE_BYTES = 256 * 2**20  # for each worker: results that wait to be written
 
-
-@dataclass(frozen=True)
-class Workers:
-    """Where to embed; None: `place` chooses by the CPU cores and GPUs that there are."""
-
-    count: int | None = None
-    threads: int | None = None
-    """CPU cores per worker."""
-    address: str | None = None
-    """Address of a Ray cluster; None: this machine."""
+# A socket's name has at most 107 bytes, and Ray's own part of it, below the session's folder, up to 79:
+# ray-12345678/r/session_2026-01-01_00-00-00_123456_1234567/sockets/plasma_store
+_MAX_TMPDIR = 107 - 80
+_MAX_BLOCKS = 4096  # the driver keeps some kilobytes for each
 
 
 def settings_of(manifest: Manifest, settings: Settings, options: Options) -> dict[str, Any]:
@@ -51,19 +49,21 @@ def embed_parts(
     settings: Settings,
     options: Options,
     workers: Workers,
-) -> Iterator[Embedded]:
+) -> Generator[Embedded]:
     """Embed the parts that are not finished; yield the result of each work unit once it is in its part's file.
 
     Raises:
-        ValueError: there are fewer CPU cores or GPUs than asked for.
-        ray.exceptions.RayError: a worker failed for good; finished parts stay, and the next run continues after them.
+        ValueError: there are fewer CPU cores or GPUs, or there is less memory, than asked for.
+        RuntimeError: Ray or a worker failed; finished parts stay, and the next run continues after them.
 
     """
     missing = [part for part in parts if part.name not in output.finished]
     if not missing:
         return
-    with _ray(workers) as placement:
-        results = _results(missing, placement, (manifest, settings, options))
+    with (
+        _ray(workers, manifest) as placement,
+        closing(_results(missing, placement, (manifest, settings, options))) as results,
+    ):
         for part in missing:
             writer = PartWriter(output, part, schema(options))
             for _ in _work_units(part, placement):
@@ -73,63 +73,61 @@ def embed_parts(
             output.finished[part.name] = writer.finish()
 
 
-@dataclass(frozen=True)
-class Placement:
-    """How many workers there are, and what each of them has."""
-
-    workers: int
-    threads: int
-    """CPU cores per worker."""
-    gpus: int
-    """GPUs per worker."""
-
-
-def place(workers: Workers, cpus: int, gpus: int) -> Placement:
-    """Give each worker a GPU, or one CPU core if there is no GPU and no other number is asked for.
-
-    Raises:
-        ValueError: more is asked for than there is; the message says how much there is.
-
-    """
-    for name, value in (("--workers", workers.count), ("--threads", workers.threads)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
-    # Threads of a worker wait for each other in every product, so other work on one core slows all of them. Workers of
-    # one thread do not wait (benchmarks/corpus.md). But each worker holds the model, so more threads can be chosen.
-    count = workers.count or gpus or max(1, cpus // (workers.threads or 1))
-    threads = workers.threads or max(1, cpus // count)
-    if count * threads > cpus or (gpus and count > gpus):
-        there = f"{cpus} CPU cores{f' and {gpus} GPUs' if gpus else ''}"
-        raise ValueError(f"--workers {count} with --threads {threads} need more than there is: {there}")
-    return Placement(count, threads, 1 if gpus else 0)
+@contextmanager
+def _ray(workers: Workers, manifest: Manifest) -> Iterator[Placement]:
+    """Start Ray on this machine, or join a cluster, for as long as the context lasts."""
+    if workers.address is not None:
+        with _connected(address=workers.address, runtime_env={"py_modules": [str(_PACKAGE)]}) as (cpus, gpus, memory):
+            yield place(workers, cpus, gpus, workers_in(memory, manifest))
+        return
+    # Otherwise Ray listens on every network interface. With this it uses loopback only, as on macOS and Windows.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(_PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    on_cores = place_here(workers, manifest)  # too many are refused before Ray starts
+    own = {"num_cpus": available_threads()[0], "object_store_memory": _STORE_BYTES * (on_cores.workers + 1)}
+    with session_folder() as folder, _connected(address="local", _temp_dir=str(folder), **own) as (cpus, gpus, _):
+        yield place(workers, cpus, gpus, holds=0) if gpus else on_cores
 
 
 @contextmanager
-def _ray(workers: Workers) -> Iterator[Placement]:
-    """Start Ray on this machine, or join a cluster, for as long as the context lasts."""
+def _connected(**arguments: Any) -> Iterator[tuple[int, int, float]]:
+    """Start or join Ray; yield its CPU cores, its GPUs and the bytes of its memory."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    if workers.address is None:
-        # Otherwise Ray listens on every network interface. With this it uses loopback only, as on macOS and Windows.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        os.environ["PYTHONPATH"] = os.pathsep.join(
-            [str(_PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        )
     import ray
-    import ray.data
 
-    quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-    if workers.address is None:
-        cpus, _ = available_threads()
-        max_workers = workers.count or cpus
-        ray.init("local", num_cpus=cpus, object_store_memory=_STORE_BYTES * (max_workers + 1), **quiet)
-    else:
-        ray.init(workers.address, runtime_env={"py_modules": [str(_PACKAGE)]}, **quiet)
     try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL, **arguments)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends in SIGABRT
         resources = ray.cluster_resources()
-        yield place(workers, int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
+        yield int(resources.get("CPU", 0)), int(resources.get("GPU", 0)), resources.get("memory", 0)
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        reason, _, _ = str(error).strip().partition("\n")  # below it are lines of Ray's code
+        raise RuntimeError(f"Ray failed: {reason}") from None
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def session_folder() -> Iterator[Path]:
+    """Make a folder for the sockets and logs of Ray on this machine; it is this user's alone, and removed at the end.
+
+    Raises:
+        ValueError, OSError: no folder for temporary files can be used.
+
+    """
+    with tempfile.TemporaryDirectory(prefix="ray-", dir=_short_tmpdir(), ignore_cleanup_errors=True) as name:
+        yield Path(name, "r")  # Ray opens it to all users
+
+
+def _short_tmpdir() -> str:
+    for folder in (tempfile.gettempdir(), "/tmp"):  # noqa: S108
+        if len(os.fsencode(folder)) <= _MAX_TMPDIR and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise ValueError(
+        f"Ray needs a folder for its sockets, with a name of at most {_MAX_TMPDIR} characters: neither TMPDIR nor /tmp "
+        "can be used; set TMPDIR to a short one that can be written"
+    )
 
 
 def _work_units(part: Part, placement: Placement) -> list[tuple[Slice, ...]]:
@@ -138,7 +136,7 @@ def _work_units(part: Part, placement: Placement) -> list[tuple[Slice, ...]]:
     return [part.slices[first : first + together] for first in range(0, len(part.slices), together)]
 
 
-def _results(parts: Sequence[Part], placement: Placement, arguments: tuple[Any, ...]) -> Iterator[Embedded]:
+def _results(parts: Sequence[Part], placement: Placement, arguments: tuple[Any, ...]) -> Generator[Embedded]:
     """Yield the result of each work unit of the parts, in order."""
     import ray.data
 
@@ -146,19 +144,21 @@ def _results(parts: Sequence[Part], placement: Placement, arguments: tuple[Any, 
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    units = [{"slices": slices} for part in parts for slices in _work_units(part, placement)]
-    embedded = ray.data.from_items(units, override_num_blocks=len(units)).map_batches(
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    units = [{"unit": pickle.dumps(slices)} for part in parts for slices in _work_units(part, placement)]
+    blocks = min(len(units), _MAX_BLOCKS)
+    embedded = ray.data.from_items(units, override_num_blocks=blocks).map_batches(
         Worker,
         fn_constructor_args=(*arguments, placement.threads),
         batch_size=1,
+        batch_format="pyarrow",
         num_cpus=placement.threads,
         num_gpus=placement.gpus,
         compute=ray.data.ActorPoolStrategy(
-            size=placement.workers,
+            size=min(placement.workers, blocks),
             max_concurrent_calls_per_actor=2,  # a work unit is read and tokenized while another is embedded
             enable_true_multi_threading=True,
         ),
     )
     for row in embedded.iter_rows():
-        yield row["embedded"]
+        yield result_of(row["embedded"])

@@ -17,6 +17,8 @@ from gateway.core.refusal import Refusal
 
 Result = TypeVar("Result")
 
+_MAX_DEPTH = 100
+"""Levels of a body; a container takes 127, and JSON that is deeper cannot be written again."""
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 LEFT = 499
 """The status in the log of a request whose client hung up before it was answered."""
@@ -58,33 +60,55 @@ async def read_json(request: Request) -> dict[str, Any]:
         Refusal: 413, it is too large; 400, it is no JSON object, or has a text that is not valid Unicode.
 
     """
-    body = await read_body(request)
+    return parsed(await read_body(request))
+
+
+def parsed(body: bytes) -> dict[str, Any]:
+    """Return the JSON object that a body holds; Refusal if it is none."""
     try:
         given = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise Refusal(400, f"the body is not JSON: {error.msg}, at character {error.pos}") from None
     if not isinstance(given, dict):
         raise Refusal(400, "the body is not a JSON object")
+    if _is_too_deep(given):
+        raise Refusal(400, f"the body has more than {_MAX_DEPTH} levels of lists and objects, the limit")
     return given
 
 
+def _is_too_deep(given: Any) -> bool:
+    level = [given]
+    for _ in range(_MAX_DEPTH):
+        nested = (value.values() if isinstance(value, dict) else value for value in level)
+        level = [value for values in nested for value in values if isinstance(value, dict | list)]
+        if not level:
+            return False
+    return True
+
+
 async def read_body(request: Request) -> bytes:
-    """Return the body; Refusal if it is larger than the gateway allows."""
+    """Return the body; Refusal if it is larger than the gateway allows, as soon as that is known.
+
+    What its client still sends is read and dropped: with a connection that is closed at once it would not see why.
+    """
     limit = request.app.state.settings.max_body
+    too_large = Refusal(413, f"the body has more than {limit:,} bytes, the limit; send several requests")
+    if int(request.headers.get("Content-Length", 0)) > limit:
+        raise too_large
     parts: list[bytes] = []
     size = 0
     try:
         async for part in request.stream():
             size += len(part)
             if size > limit:
-                raise Refusal(413, f"the body has more than {limit:,} bytes, the limit; send several requests")
+                raise too_large
             parts.append(part)
     except ClientDisconnect:
         raise Refusal(LEFT, "the client hung up") from None
     return b"".join(parts)
 
 
-async def unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def unless_left(request: Request, work: Coroutine[Any, Any, Result] | asyncio.Task[Result]) -> Result:
     """Return the work's result. If the client hangs up, the work is cancelled, and the request is a Refusal."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(request))

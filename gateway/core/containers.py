@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import re
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -21,10 +23,15 @@ _CHECK_SECONDS = 2.0
 """Between two looks at each container's health."""
 _CHECK_TIMEOUT = 5.0
 _CONNECT_TIMEOUT = 5.0
+_SILENT_SECONDS = 30.0
+"""After which a container that answers nothing is given up, with the requests that it has."""
+RETRY_SECONDS = 2
+"""When a client may ask again that no container could answer."""
 _NO_SLOT = 409
-_BROKEN = "BrokenEncoderError: "
+_ANSWERED = re.compile(r"Prediction failed: (?:Async prediction failed: )?(?!BrokenEncoderError: )")
+"""How the error of a failed prediction begins, unless the container's process has died or its encoder is broken."""
 _MAX_ERROR = 10_000
-"""Bytes of a failed prediction, at most; a broken encoder's is far shorter."""
+"""Bytes of such a failed prediction, at most; it is far shorter."""
 _BUSY_PAUSES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 1, 1)
 """Seconds to wait if a container has no free slot after all: somebody else may use it, too."""
 
@@ -40,6 +47,17 @@ class Container:
     """Tokens of the requests that it has now, by estimate."""
     requests: int = 0
     """That it has now."""
+    heard: float = field(default_factory=time.monotonic)
+    """When it last answered anything."""
+    patience: set[asyncio.Timeout] = field(default_factory=set)
+    """Of its requests; without an end until it is given up."""
+    look: asyncio.Task[None] | None = None
+    """At its health, while it is under way."""
+
+    def give_up(self) -> None:
+        """End all requests that it has, as if its connections had closed."""
+        while self.patience:
+            self.patience.pop().reschedule(0)
 
 
 @dataclass(frozen=True)
@@ -58,7 +76,8 @@ class Containers:
         """Prepare; `start` begins to look after the containers."""
         self._settings = settings
         self._file = Path(settings.containers_file) if settings.containers_file else None
-        self._file_seen: tuple[int, int] | None = None
+        self._file_seen: tuple[int, ...] = ()
+        self._file_problem = ""
         self._containers = {url: Container(url) for url in settings.containers}
         self._waiting: deque[asyncio.Event] = deque()
         self._watcher: asyncio.Task[None] | None = None
@@ -66,7 +85,8 @@ class Containers:
     async def start(self) -> None:
         """Open the pool of connections, look at every container once, and go on looking."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT)
-        self._http = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
+        connector, no_cookies = aiohttp.TCPConnector(limit=0), aiohttp.DummyCookieJar()
+        self._http = aiohttp.ClientSession(timeout=timeout, connector=connector, cookie_jar=no_cookies)
         await self._look()
         self._watcher = asyncio.create_task(self._watch())
 
@@ -78,6 +98,10 @@ class Containers:
                 await self._watcher
         await self._http.close()
 
+    def urls(self) -> Collection[str]:
+        """Return the URLs of all containers."""
+        return self._containers.keys()
+
     def ready(self) -> list[Container]:
         """Return the containers that can be asked now."""
         return [container for container in self._containers.values() if container.problem is None]
@@ -86,21 +110,22 @@ class Containers:
         """Raise a Refusal, with the reason of each container, if none can be asked now."""
         if not self.ready():
             known = [f"{container.url} ({container.problem})" for container in self._containers.values()]
-            raise Refusal(503, f"no container can answer: {', '.join(known) or 'none is known'}", retry_after=2)
+            raise _unanswered(f"no container can answer: {', '.join(known) or 'none is known'}")
 
     async def ask(
         self,
         path: str,
-        content: bytes = b"",
+        content: bytes,
         *,
         method: str = "POST",
         work: int = 0,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Return a container's answer to a request, whatever its status.
+        """Return a container's answer to a prediction's request, whatever its status.
 
-        A request that a container could not answer is sent once more, to another one if there is another. If the caller
-        is cancelled, so is the prediction: the container notices that its connection closes.
+        A request that a container could not answer is sent once more, to another one if there is another, and before
+        those that wait. If the caller is cancelled, so is the prediction: the container notices that its connection
+        closes.
 
         Args:
             path: of the container's server.
@@ -115,8 +140,8 @@ class Containers:
         """
         sent = {"Content-Type": "application/json", **(headers or {})}
         failures = 0
-        for pause in _BUSY_PAUSES:
-            async with self._place(work) as container:
+        for tries, pause in enumerate(_BUSY_PAUSES):
+            async with self._place(work, again=tries > 0) as container:
                 answer = await self._send(container, method, path, content, sent)
             if answer and answer.status == _NO_SLOT:
                 await asyncio.sleep(pause)
@@ -126,8 +151,24 @@ class Containers:
             await self._look_at(container)  # it is left out from now on, unless it is well
             failures += 1
             if failures > 1:
-                raise Refusal(503, "the containers did not answer, twice; ask again later", retry_after=2)
-        raise Refusal(429, "every slot of the containers is taken; ask again later", retry_after=2)
+                raise _unanswered("the containers did not answer, twice; ask again later")
+        raise Refusal(429, "every slot of the containers is taken; ask again later", retry_after=RETRY_SECONDS)
+
+    async def look_up(self, path: str) -> Answer:
+        """Return a container's answer to a GET, which takes no place: it is small, and may ask how the container is.
+
+        Raises:
+            Refusal: 503, no container can answer.
+
+        """
+        for _ in range(2):
+            self.check()
+            container = _least_busy(self.ready())
+            answer = await self._send(container, "GET", path, b"", {})
+            if answer and not _is_of_a_broken_container(answer):
+                return answer
+            await self._look_at(container)
+        raise _unanswered("the containers did not answer, twice; ask again later")
 
     async def ask_all(self, path: str) -> list[Answer]:
         """Return the answers of all containers that can be asked to an empty POST; Refusal if there is none."""
@@ -135,7 +176,7 @@ class Containers:
         answers = await asyncio.gather(*(self._send(container, "POST", path, b"", {}) for container in self.ready()))
         if found := [answer for answer in answers if answer]:
             return found
-        raise Refusal(503, "the containers did not answer; ask again later", retry_after=2)
+        raise _unanswered("the containers did not answer; ask again later")
 
     async def post(self, url: str, content: bytes, timeout: float) -> None:
         """Send JSON to another server than a container; aiohttp.ClientError or OSError if it does not take it."""
@@ -147,24 +188,37 @@ class Containers:
         self, container: Container, method: str, path: str, content: bytes, headers: Mapping[str, str]
     ) -> Answer | None:
         """Return the container's answer; None if there is none, or only a part of it."""
+        patience = asyncio.timeout(None)
+        container.patience.add(patience)
         try:
-            async with self._http.request(
-                method, container.url + path, data=content or None, headers=headers
-            ) as response:
-                return Answer(response.status, await response.read(), response.headers)
+            async with (
+                patience,
+                self._http.request(
+                    method, container.url + path, data=content or None, headers=headers, allow_redirects=False
+                ) as response,
+            ):
+                answer = Answer(response.status, await response.read(), response.headers)
         except (aiohttp.ClientError, OSError) as error:
             log.warning("container %s did not answer: %s", container.url, type(error).__name__)
             return None
+        finally:
+            container.patience.discard(patience)
+        container.heard = time.monotonic()
+        return answer
 
     @asynccontextmanager
-    async def _place(self, work: int) -> AsyncIterator[Container]:
-        """Take a place in the container that has the least to do; wait for it, in turn, if all places are taken."""
-        container = None if self._waiting else self._least_busy()
+    async def _place(self, work: int, *, again: bool) -> AsyncIterator[Container]:
+        """Take a place in the container that has the least to do; wait for it, in turn, if all places are taken.
+
+        again: the request had a place before, so it is the next one, however many wait.
+        """
+        container = None if self._waiting and not again else self._free()
         if not container:
-            container = await self._wait()
+            container = await self._wait(again=again)
         container.requests += 1
         container.work += work
         metrics.IN_CONTAINERS.inc()
+        self._wake()  # there may be a place for the next one, too
         try:
             yield container
         finally:
@@ -173,32 +227,34 @@ class Containers:
             metrics.IN_CONTAINERS.dec()
             self._wake()
 
-    async def _wait(self) -> Container:
+    async def _wait(self, *, again: bool) -> Container:
         self.check()
-        if len(self._waiting) >= self._settings.max_waiting:
+        if len(self._waiting) >= self._settings.max_waiting and not again:
             raise Refusal(429, f"{len(self._waiting):,} requests are waiting; the limit is reached", retry_after=1)
         turn = asyncio.Event()
-        self._waiting.append(turn)
-        metrics.WAITING.inc()
-        try:
-            while True:
-                await turn.wait()
-                turn.clear()
-                self.check()
-                if container := self._least_busy():
-                    return container
-        finally:
-            metrics.WAITING.dec()
-            self._waiting.remove(turn)
-            self._wake()  # there may be a place for the next one, too
+        (self._waiting.appendleft if again else self._waiting.append)(turn)
+        container: Container | None = None
+        with metrics.WAITING.track_inprogress():
+            try:
+                while not container:
+                    await turn.wait()
+                    turn.clear()
+                    self.check()
+                    container = self._free()
+                return container
+            finally:
+                self._waiting.remove(turn)
+                if not container:
+                    self._wake()
 
-    def _least_busy(self) -> Container | None:
+    def _free(self) -> Container | None:
+        """Return the container that has the least to do, of those that have a free place."""
         free = [container for container in self.ready() if container.requests < self._settings.max_at_once]
-        return min(free, key=lambda container: (container.work, container.requests), default=None)
+        return _least_busy(free) if free else None
 
     def _wake(self) -> None:
         """Let the first who waits look for a place, if there is one or if there can be none."""
-        if self._waiting and (self._least_busy() or not self.ready()):
+        if self._waiting and (self._free() or not self.ready()):
             self._waiting[0].set()
 
     async def _watch(self) -> None:
@@ -211,25 +267,38 @@ class Containers:
         await asyncio.gather(*(self._look_at(container) for container in self._containers.values()))
 
     def _read_file(self) -> None:
-        """Take containers in and out as the file says; a file that cannot be read changes nothing."""
+        """Take containers in and out as the file says; one that cannot be read, or that names none, changes nothing."""
         if not self._file:
             return
+        problem, urls = "", []
         try:
             found = self._file.stat()
-            if (found.st_mtime_ns, found.st_size) == self._file_seen:
-                return
-            self._file_seen = found.st_mtime_ns, found.st_size
-            urls = dict.fromkeys([*self._settings.containers, *containers_in(self._file)])
+            seen = found.st_ino, found.st_mtime_ns, found.st_size
+            if seen != self._file_seen:
+                urls = [*self._settings.containers, *containers_in(self._file)]
+                problem = "" if urls else f"{self._file} names none"
         except (OSError, ValueError) as error:
-            log.warning("containers: as before, because %s", error)
-            return
-        for url in self._containers.keys() - urls.keys():
+            problem = str(error)
+        if problem and problem != self._file_problem:
+            log.warning("containers: as before, because %s", problem)
+        self._file_problem = problem
+        if urls:
+            self._file_seen = seen
+            self._change(urls)
+
+    def _change(self, urls: Sequence[str]) -> None:
+        for url in self._containers.keys() - set(urls):
             self._set_problem(self._containers.pop(url), "it was taken out")
-            metrics.UP.remove(url)
         for url in urls:
             self._containers.setdefault(url, Container(url))
 
     async def _look_at(self, container: Container) -> None:
+        """Learn how a container is, or wait for a look at it that is under way: a dying one leaves many requests."""
+        if not container.look or container.look.done():
+            container.look = asyncio.create_task(self._look_now(container))
+        await asyncio.shield(container.look)
+
+    async def _look_now(self, container: Container) -> None:
         try:
             async with self._http.get(
                 f"{container.url}/health-check", timeout=aiohttp.ClientTimeout(_CHECK_TIMEOUT)
@@ -237,25 +306,37 @@ class Containers:
                 health = orjson.loads(await response.read())
             ready = health["status"] in ("READY", "BUSY")
             problem = None if ready else f"{health['status']} {health.get('user_healthcheck_error') or ''}".strip()
+            container.heard = time.monotonic()
         except (aiohttp.ClientError, OSError, ValueError, KeyError, TypeError) as error:
             problem = f"it does not answer: {type(error).__name__}"
+            if time.monotonic() - container.heard > _SILENT_SECONDS:
+                container.give_up()
         self._set_problem(container, problem)
 
     def _set_problem(self, container: Container, problem: str | None) -> None:
-        if container.url not in self._containers and problem is None:
+        if problem is None and self._containers.get(container.url) is not container:
             return  # it was taken out
         if container.problem != problem:
             log.warning("container %s: %s", container.url, problem or "ready")
         container.problem = problem
-        if container.url in self._containers:
+        if self._containers.get(container.url) is container:
             metrics.UP.labels(container.url).set(problem is None)
         self._wake()
+
+
+def _least_busy(containers: Sequence[Container]) -> Container:
+    return min(containers, key=lambda container: (container.work, container.requests))
+
+
+def _unanswered(message: str) -> Refusal:
+    return Refusal(503, message, retry_after=RETRY_SECONDS)
 
 
 def _is_of_a_broken_container(answer: Answer) -> bool:
     """Return whether it is no answer to the request, but says that the container starts or has broken."""
     if answer.status in (502, 503, 504):
         return True
-    if len(answer.body) > _MAX_ERROR or _BROKEN.encode() not in answer.body:
+    if len(answer.body) > _MAX_ERROR or b'"status":"failed"' not in answer.body:
         return False
-    return _BROKEN in str(orjson.loads(answer.body).get("error"))
+    prediction = orjson.loads(answer.body)
+    return prediction.get("status") == "failed" and not _ANSWERED.match(str(prediction.get("error")))

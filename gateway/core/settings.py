@@ -5,9 +5,10 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from string import whitespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,7 +18,10 @@ from embeddinggemma.validation import check_choice
 VARIABLE = "GATEWAY_SETTINGS"
 """The environment variable in which the first process hands the settings to the others."""
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+MAX_BODY = 100_000_000
+"""Bytes of a body that a container's server takes, a little less than its limit."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_HOST = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,11 @@ class Settings:
     key_digests: tuple[str, ...] = ()
     """SHA-256 of each API key, as hexadecimal digits. Without any, no key is asked for."""
     hosts: tuple[str, ...] = LOOPBACK_HOSTS
-    """Names that a request's Host may have, without a port."""
+    """Names that a request's Host may have, as host_name returns them, or "*" for any."""
     origins: tuple[str, ...] = ()
-    """Web sites whose pages may use the gateway, like https://chat.example."""
+    """Web sites whose pages may use the gateway, like https://chat.example, in lower case."""
     webhook_hosts: tuple[str, ...] = ()
-    """Hosts that webhooks may be sent to."""
+    """Hosts that webhooks may be sent to, as host_name returns them."""
     open_metrics: bool = False
     """Whether /metrics needs no key."""
     default_task: str = DOCUMENT_TASK
@@ -56,14 +60,6 @@ class Settings:
         check_choice("--default-task", self.default_task, TASKS)
         for url in self.containers:
             check_container(url)
-        for origin in self.origins:
-            parts = urlsplit(origin)
-            if (
-                parts.scheme not in ("http", "https")
-                or not parts.netloc
-                or origin != f"{parts.scheme}://{parts.netloc}"
-            ):
-                raise ValueError(f"--allow-origin is {origin!r}; it must be like https://chat.example, without a path")
 
     def hand_over(self) -> None:
         """Put the settings where the processes that this one starts find them."""
@@ -81,10 +77,48 @@ class Settings:
 
 def check_container(url: str) -> str:
     """Return a container's URL without a slash at the end; ValueError if it is none."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    if "@" in url:  # it would be shown, in messages and as a label
+        raise ValueError("a container's URL has a user name or a password; it must be like http://127.0.0.1:5000")
+    if not _is_url(url):
         raise ValueError(f"a container is {url!r}; it must be a URL like http://127.0.0.1:5000")
     return url.rstrip("/")
+
+
+def check_origin(site: str) -> str:
+    """Return a site as browsers name it; ValueError if it is none."""
+    if "@" in site or not _is_url(site) or urlsplit(site).path:
+        raise ValueError(f"--allow-origin is {site!r}; it must be like https://chat.example, without a path")
+    return site.lower()
+
+
+def _is_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not (set("?#") | set(whitespace)) & set(url)
+        )
+    except ValueError:
+        return False
+
+
+def host_name(option: str, given: str) -> str:
+    """Return a host as it stands in a URL: in lower case, and an address of IPv6 in brackets.
+
+    Raises:
+        ValueError: it is no host; the message names the option.
+
+    """
+    bare = given.strip("[]").lower()
+    with suppress(ValueError):
+        address = ipaddress.ip_address(bare)
+        return f"[{address}]" if address.version == 6 else str(address)
+    if not _HOST.fullmatch(bare):
+        message = "it must be the name or the address of a host, without scheme and port, like embed.example.com"
+        raise ValueError(f"{option} is {given!r}; {message}")
+    return bare
 
 
 def key_digests(keys: str, file: Path | None) -> tuple[str, ...]:
@@ -93,12 +127,21 @@ def key_digests(keys: str, file: Path | None) -> tuple[str, ...]:
     Each line of the file begins with a digest; what follows it, a name perhaps, does not count.
 
     Raises:
-        ValueError: a line of the file is no digest; the message has its number, never its content.
+        ValueError: a key cannot be sent in a header, a line of the file is no digest, or it has none. The message has
+            the number, never the content.
+        OSError: the file cannot be read.
 
     """
-    digests = [digest(key) for key in re.split(r"[\s,]+", keys) if key]
-    lines = file.read_text().splitlines() if file else []
-    for number, line in enumerate(lines, 1):
+    given = [key for key in re.split(r"[\s,]+", keys) if key]
+    for number, key in enumerate(given, 1):
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(f"GATEWAY_API_KEYS: key {number} has a character that no header can hold; use ASCII")
+    return (*map(digest, given), *(_digests_in(file) if file else ()))
+
+
+def _digests_in(file: Path) -> list[str]:
+    digests: list[str] = []
+    for number, line in enumerate(_text_of(file).splitlines(), 1):
         words = line.split("#")[0].split()
         if not words:
             continue
@@ -108,7 +151,9 @@ def key_digests(keys: str, file: Path | None) -> tuple[str, ...]:
                 "printf %s KEY | sha256sum"
             )
         digests.append(words[0])
-    return tuple(digests)
+    if not digests:
+        raise ValueError(f"{file} has no digest, so nobody could be let in")
+    return digests
 
 
 def digest(key: str) -> str:
@@ -134,5 +179,18 @@ def containers_in(path: Path) -> list[str]:
         OSError: the file cannot be read.
 
     """
-    lines: Iterable[str] = (line.split("#")[0].strip() for line in path.read_text().splitlines())
-    return [check_container(line) for line in lines if line]
+    urls: list[str] = []
+    for number, line in enumerate(_text_of(path).splitlines(), 1):
+        url = line.split("#")[0].strip()
+        try:
+            urls += [check_container(url)] if url else []
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+    return urls
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text()
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not in UTF-8") from None

@@ -22,6 +22,7 @@ def check_webhook(body: Mapping[str, Any], settings: Settings) -> None:
 def _is_allowed(webhook: str, hosts: tuple[str, ...]) -> bool:
     try:
         parts = urlsplit(webhook)
-        return parts.scheme in ("http", "https") and parts.hostname in hosts and not parts.username
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        return parts.scheme in ("http", "https") and host in hosts and "@" not in parts.netloc
     except ValueError:
         return False

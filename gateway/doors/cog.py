@@ -2,12 +2,11 @@
 
 import re
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.core.call import read_body, unless_left
+from gateway.core.call import parsed, read_body, unless_left
 from gateway.core.containers import Answer, Containers
 from gateway.core.refusal import Refusal
 from gateway.core.webhooks import check_webhook
@@ -28,14 +27,10 @@ def routes() -> list[Route]:
 
 async def _predict(request: Request) -> Response:
     body = await read_body(request)
-    try:
-        given = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Refusal(400, f"the body is not JSON: {error.msg}, at character {error.pos}") from None
-    if isinstance(given, dict):
-        check_webhook(given, request.app.state.settings)
-        if given.get("id") is not None:
-            _check_id(given["id"])
+    given = parsed(body)
+    check_webhook(given, request.app.state.settings)
+    if given.get("id") is not None:
+        _check_id(given["id"])
     if "id" in request.path_params:
         _check_id(request.path_params["id"])
     headers = {"Prefer": request.headers["Prefer"]} if "Prefer" in request.headers else {}
@@ -55,7 +50,7 @@ async def _cancel(request: Request) -> Response:
 
 
 async def _pass_on(request: Request) -> Response:
-    return _passed(await request.app.state.containers.ask(request.url.path, method="GET"))
+    return _passed(await request.app.state.containers.look_up(request.url.path))
 
 
 def _passed(answer: Answer) -> Response:

@@ -60,5 +60,6 @@ def dimension_of(body: Body) -> int:
         return DIMENSIONS[0]
     if isinstance(given, bool) or given not in DIMENSIONS:
         choices = ", ".join(map(str, DIMENSIONS))
-        raise Refusal(400, f"dimensions is {given!r}; it must be one of {choices}", "dimensions")
+        value = repr(given) if isinstance(given, int | float | str) else a_type(given)
+        raise Refusal(400, f"dimensions is {value}; it must be one of {choices}", "dimensions")
     return int(given)

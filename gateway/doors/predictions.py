@@ -45,6 +45,8 @@ class Prediction:
     completed: datetime | None = None
     invalid_fields: list[dict[str, str]] = field(default_factory=list)
     """Inputs that the container's schema refused; Replicate does not begin such a prediction, here it has failed."""
+    refusal: Refusal | None = None
+    """Why no container has answered."""
     kept_bytes: int = 0
     """Bytes of the request and the answer, as JSON."""
     webhook_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -150,6 +152,7 @@ class Predictions:
         except asyncio.CancelledError:
             prediction.finish("canceled")
         except Refusal as refusal:
+            prediction.refusal = refusal
             prediction.finish("failed", refusal.message)
         del self._running[prediction.id]
         self._ended[prediction.id] = prediction

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.core.call import read_json
+from gateway.core.call import read_json, unless_left
 from gateway.core.containers import Containers
 from gateway.core.errors import json_response
 from gateway.core.refusal import Refusal
@@ -24,6 +24,7 @@ from gateway.doors.predictions import EVENTS, Prediction, Predictions, problem, 
 MAX_WAIT = 60  # seconds that `Prefer: wait` can hold a request
 REFUSAL_TIMEOUT = 0.5  # the same without `Prefer: wait`: time for a refusal, which takes milliseconds
 VERSION = "local"
+_KEEPS_NONE = "this gateway has several processes and keeps no predictions"
 
 
 class Replicate:
@@ -53,7 +54,7 @@ class Replicate:
         """Start a prediction; answer at once, or, if the client prefers to wait, when it has ended."""
         wait = _wait_seconds(request)
         if not self._settings.keeps_predictions and wait is None:
-            raise Refusal(400, "this gateway has several processes and keeps no predictions; send Prefer: wait")
+            raise Refusal(400, f"{_KEEPS_NONE}; send Prefer: wait")
         body = await read_json(request)
         check_webhook(body, self._settings)
         if invalid_fields := _invalid_fields(body, needs_version="owner" not in request.path_params):
@@ -64,9 +65,14 @@ class Replicate:
         prediction.events = tuple(body.get("webhook_events_filter", EVENTS))
         created = prediction.body()
         task = self.predictions.start(prediction)
-        await asyncio.wait({task}, timeout=wait or REFUSAL_TIMEOUT)
+        if self._settings.keeps_predictions:
+            await asyncio.wait({task}, timeout=wait or REFUSAL_TIMEOUT)
+        else:
+            await _now_or_never(request, task, wait)
         if prediction.invalid_fields:
             return json_response(problem(prediction.invalid_fields), 422)
+        if prediction.refusal:
+            raise prediction.refusal
         if wait is None:
             return json_response(created, 201)
         if not task.done():  # the clients poll only if the status is "starting", so it says that
@@ -85,6 +91,8 @@ class Replicate:
 
     async def list_predictions(self, _: Request) -> Response:
         """Answer with all predictions that are kept, in one page."""
+        if not self._settings.keeps_predictions:
+            raise Refusal(404, _KEEPS_NONE)
         results = [prediction.body() for prediction in self.predictions.newest_first()]
         return json_response({"previous": None, "next": None, "results": results})
 
@@ -117,8 +125,8 @@ class Replicate:
         return json_response(await self._version(request.path_params["version"]))
 
     async def _version(self, version: str) -> dict[str, Any]:
-        root = await self._containers.ask("/", method="GET")
-        schema = await self._containers.ask("/openapi.json", method="GET")
+        root = await self._containers.look_up("/")
+        schema = await self._containers.look_up("/openapi.json")
         return {
             "id": version,
             "created_at": self._created_at,
@@ -129,8 +137,17 @@ class Replicate:
     def _find(self, request: Request) -> Prediction:
         prediction = self.predictions.find(request.path_params["id"])
         if prediction is None:
-            raise Refusal(404, "Prediction not found")
+            raise Refusal(404, "Prediction not found" if self._settings.keeps_predictions else _KEEPS_NONE)
         return prediction
+
+
+async def _now_or_never(request: Request, task: asyncio.Task[None], wait: int | None) -> None:
+    """Wait until a prediction has ended that nobody can ask for later; cancel it if its client hangs up, or in time."""
+    try:
+        async with asyncio.timeout(wait):
+            await unless_left(request, task)
+    except TimeoutError:
+        raise Refusal(504, f"the prediction did not end within {wait} s; {_KEEPS_NONE}") from None
 
 
 def _invalid_fields(body: dict[str, Any], *, needs_version: bool) -> list[dict[str, str]]:
@@ -156,7 +173,7 @@ def _model_and_version(request: Request, body: dict[str, Any]) -> tuple[str, str
 
 def _wait_seconds(request: Request) -> int | None:
     """Return how long the client prefers to wait, or None if it prefers to poll."""
-    found = re.search(r"\bwait(?:=(\d+))?", request.headers.get("Prefer", ""))
+    found = re.search(r"\bwait(?:=(\d{1,9}))?", request.headers.get("Prefer", ""))
     if found is None:
         return None
     return min(max(int(found[1] or MAX_WAIT), 1), MAX_WAIT)

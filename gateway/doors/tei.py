@@ -10,6 +10,7 @@ from starlette.routing import Route
 from embeddinggemma.prompts import NO_TASK, TASKS, add_prompt
 from embeddinggemma.tokenizer import MAX_TOKENS, Tokenizer
 from gateway.core.call import read_json
+from gateway.core.containers import RETRY_SECONDS
 from gateway.core.embedding import Wanted, embed
 from gateway.core.errors import json_response
 from gateway.core.refusal import Refusal
@@ -120,5 +121,6 @@ async def _info(request: Request) -> Response:
 
 
 async def _health(request: Request) -> Response:
-    request.app.state.containers.check()
+    if not request.app.state.containers.ready():  # anybody may ask, so it does not say which
+        raise Refusal(503, "no container can answer", retry_after=RETRY_SECONDS)
     return Response()

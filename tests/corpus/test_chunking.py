@@ -14,6 +14,7 @@ SHORT_TEXTS = {
     "spaces around": "  \n two words \t ",
     "emoji family": "👩‍👩‍👧‍👦" * 20,
     "bytes": "\U0001fae8\ufffd\u200b\u0378" * 30,
+    "a token that the model does not have": "<image_soft_token> is ordinary text\n" * 40,
     "special tokens": "<bos>a<eos><unused3>\n\n\n<table></td>" * 20,
 }
 TEXTS = SHORT_TEXTS | {name: text[:70_000] for name, text in LONG_TEXTS.items()}

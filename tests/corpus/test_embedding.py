@@ -1,21 +1,28 @@
+import pickle
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 
 from embeddinggemma import Embedder
-from embeddinggemma.corpus.embedding import Embedded, RowEmbedder, schema
+from embeddinggemma.corpus.embedding import Embedded, RowEmbedder, Worker, describe_error, result_of, schema
 from embeddinggemma.corpus.options import Options
 from embeddinggemma.corpus.parts import plan_parts
+from embeddinggemma.corpus.rows import Slice
+from embeddinggemma.embedder import pinned_manifest
 from embeddinggemma.prompts import add_prompt
+from embeddinggemma.settings import Settings
 from embeddinggemma.tokenizer import MAX_TOKENS
 from embeddinggemma.vectors import OUTPUT_DTYPES
 from tests.support.corpora import texts, write_jsonl
 
+NO_ROOM = r"the title has (\d,\d{3}|over 2,048) tokens, prompt included, which leaves no room for the text: 2,048 fit"
 TEXTS = [*texts(40), "a much longer text " * 300, "x", "👩‍🚀🚀🪐"]
 
 
@@ -99,11 +106,70 @@ def test_a_long_title_makes_chunks_smaller_and_an_endless_one_is_a_reject(embed:
     embedded = embed(rows, Options(title_column="title", chunk=1000))
     assert not any(embedded.table["truncated"].to_pylist())
     assert embedded.table["end"].to_pylist()[-1] == len(text)
-    assert [(reject.row, reject.reason) for reject in embedded.rejects] == [
-        (2, "the title is so long that no room is left for the text")
+    [reject] = embedded.rejects
+    assert reject.row == 2
+    assert re.fullmatch(NO_ROOM, reject.reason)
+
+
+@pytest.mark.parametrize("truncate", [True, False])
+def test_a_title_that_leaves_nothing_of_the_text_is_a_reject(embed: Embed, embedder: Embedder, truncate: bool) -> None:
+    """Otherwise all texts of that title would have one and the same vector."""
+
+    def fits(title: str) -> bool:
+        [one] = embedder.tokenizer.tokenize([add_prompt("one", "retrieval_document", title)])
+        return not one.truncated
+
+    title = "title " * 2030
+    while fits(title + " x"):
+        title += " x"
+    rows = [
+        {"text": text, "title": longer} for longer in (title, title + " x", "x " * 90_000) for text in ("one", "two")
     ]
+    embedded = embed(rows, Options(title_column="title", truncate=truncate))
+    assert [reject.row for reject in embedded.rejects] == [3, 4, 5, 6]
+    assert all(re.fullmatch(NO_ROOM, reject.reason) for reject in embedded.rejects)
+    first, second = np.array(embedded.table["embedding"].to_pylist())
+    assert np.abs(first - second).max() > 1e-6
 
 
 def test_without_text_the_column_is_not_there(embed: Embed) -> None:
     table = embed([{"text": "one"}], Options(text=False)).table
     assert table.schema.names == ["id", "embedding", "tokens", "truncated"]
+
+
+def _units(*slices: Slice) -> pa.Table:
+    return pa.table({"unit": [pickle.dumps(slices)]})
+
+
+def test_a_worker_answers_with_what_ray_can_convert(variables: dict[str, str], tmp_path: Path) -> None:
+    settings, options = Settings.from_environment(variables), Options()
+    worker = Worker(pinned_manifest(settings), settings, options, 1)
+    rows = [{"text": "one"}, {"text": " "}, {"text": "two"}]
+    [part] = plan_parts(write_jsonl(tmp_path / "rows.jsonl", rows), options)
+    answer = worker(_units(*part.slices))
+    assert answer.schema == pa.schema({"embedded": pa.large_binary()})
+    embedded = result_of(answer["embedded"][0].as_py())
+    assert embedded.table["text"].to_pylist() == ["one", "two"]
+    assert [reject.row for reject in embedded.rejects] == [2]
+
+
+def test_an_error_of_a_worker_reaches_the_driver_as_a_line_and_not_ray(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    """Ray writes errors and all that belongs to them into logs that every user can read."""
+    settings = Settings.from_environment(variables)
+    worker = Worker(pinned_manifest(settings), settings, Options(), 1)
+    gone = _units(Slice("jsonl", tmp_path / "gone.jsonl", "gone.jsonl", 1, 1))
+    with pytest.raises(RuntimeError, match=r"^\S+/gone\.jsonl cannot be read: No such file or directory$"):
+        result_of(worker(gone)["embedded"][0].as_py())
+    without_model = Worker(pinned_manifest(settings), replace(settings, dtype="float16"), Options(), 1)
+    with pytest.raises(RuntimeError, match=r"^dtype is float16, which is for GPUs without bfloat16"):
+        result_of(without_model(gone)["embedded"][0].as_py())
+
+
+def test_of_an_unexpected_error_only_its_place_is_told() -> None:
+    try:
+        {}["a text of a user's"]  # type: ignore[index]
+    except KeyError as error:
+        line = describe_error(error)
+    assert re.fullmatch(r"KeyError in \S+/test_embedding\.py, line \d+; please report it", line)

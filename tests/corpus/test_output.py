@@ -13,17 +13,19 @@ from embeddinggemma.corpus.output import (
     OutputFolder,
     PartWriter,
     check_counts,
+    make_folder,
     open_output,
     parquet_files,
     read_settings,
     repeated_ids,
 )
 from embeddinggemma.corpus.parts import Part
-from embeddinggemma.corpus.rows import Reject
+from embeddinggemma.corpus.rows import Reject, Slice
 
 OPTIONS = Options(dimension=128)
 SETTINGS = {"model": "m", "dtype": "float32", "dimension": 128}
-PART = Part("rows.jsonl-00000", 3, "digest", ())
+SLICES = (Slice("jsonl", Path("rows.jsonl"), "rows.jsonl", 1, 3),)
+PART = Part("rows.jsonl-00000", 3, "digest", SLICES)
 
 
 def _embedded(ids: Sequence[str], rejects: int = 0) -> Embedded:
@@ -61,8 +63,8 @@ def test_a_part_with_only_rejects_is_finished_too(tmp_path: Path) -> None:
 
 
 def test_a_lost_row_is_an_error_and_no_file(tmp_path: Path) -> None:
-    message = "has 3 rows, but 1 were embedded and 1 rejected"
-    with open_output(tmp_path, SETTINGS, [PART]) as output, pytest.raises(RuntimeError, match=message):
+    message = "rows.jsonl had 3 rows in rows.jsonl-00000, but 1 were embedded and 1 rejected: it has changed"
+    with open_output(tmp_path, SETTINGS, [PART]) as output, pytest.raises(ValueError, match=message):
         _write(output, _embedded(["a"], rejects=1))
     assert parquet_files(tmp_path) == []
 
@@ -118,6 +120,17 @@ def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
     message = "is not empty, and not the output of this program"
     with pytest.raises(ValueError, match=message), open_output(tmp_path, SETTINGS, [PART]):
         pass
+
+
+def test_a_folder_that_cannot_be_made_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder, reason in (
+        ("file", "it is a file"),
+        ("file/out", "Not a directory"),
+        ("x" * 300, "File name too long"),
+    ):
+        with pytest.raises(ValueError, match=rf"OUTPUT .*{folder} cannot be made: {reason}; choose another folder"):
+            make_folder(tmp_path / folder)
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:

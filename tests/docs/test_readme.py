@@ -20,7 +20,7 @@ from tools.server import free_port, wait_until_ready
 RUN = printed("README.md", "bash", "scripts/run ")
 SERVE = printed("README.md", "bash", "scripts/serve")
 CURL = printed("README.md", "bash", "curl ")
-OVER_HTTP = printed("README.md", "python", "requests.post(")
+OVER_HTTP = printed("docs/api.md", "python", "requests.post(")
 LIBRARY = printed("README.md", "python", "Embedder.load()")
 ON_REPLICATE = printed("README.md", "python", "replicate.run(")
 ON_REPLICATE_IN_JAVASCRIPT = printed("README.md", "javascript", "replicate.run(")

@@ -23,8 +23,8 @@ from tools.client import Client
 DOCKERFILE = (PROJECT / "gateway" / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((PROJECT / "gateway" / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
-OPENAI = printed("docs/gateway.md", "python", "from openai import OpenAI")
-START = printed("docs/gateway.md", "bash", "scripts/gateway --start 1")
+OPENAI = printed("README.md", "python", "from openai import OpenAI")
+START = printed("README.md", "bash", "scripts/gateway --start 1")
 [ENTRYPOINT] = re.findall(r"^ENTRYPOINT (\[.*\])$", DOCKERFILE, re.MULTILINE)
 
 

@@ -142,6 +142,22 @@ def test_of_many_texts_the_first_hundred_are_drawn_and_the_page_says_so(browser:
     assert "The pictures show the first 100 of 120 texts." in shown
 
 
+def test_of_long_texts_the_beginnings_are_drawn_and_shown_in_code_and_the_whole_code_is_copied(
+    browser: Browser, playground: str
+) -> None:
+    script = f"""
+    {PASTE_TEXTS}{RUN}{COPY_JSON}{CELLS}
+    await page.getByLabel("curl").check();
+    return [cells, await page.locator("#code pre").innerText(), await copied("Copy curl")];
+    """
+    texts = ["a" * 9_000, "b" * 12_000]
+    cells, shown, code = browser.visit(playground, script, given={"texts": texts}).value
+    assert max(map(len, cells)) < 450
+    assert len(shown) < 20_100
+    assert f"{len(code) - 20_000:,} more characters" in shown
+    assert all(text in code for text in texts)
+
+
 TRICKY = 'It\'s "quoted" \\ $HOME `x` %s {y} – 木星 🪐\n\tsecond line'
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support.page import PASTE_TEXTS, RUN
+from tests.support.page import FOCUSED_ERROR, PASTE_TEXTS, RUN
+from tests.support.servers import RunningServer
 from tools.browser import Browser
 
 pytestmark = pytest.mark.slow
@@ -17,20 +18,6 @@ for (const [position, text] of given.texts.entries()) {
   if (position > 0) await page.keyboard.press("Enter");
   await page.keyboard.type(text);
 }
-"""
-FOCUSED_ERROR = """
-return page.evaluate(() => {
-  const focused = document.activeElement;
-  const described = (focused.getAttribute("aria-describedby") ?? "").split(" ");
-  const errors = described.map((id) => document.getElementById(id)).filter((element) => element?.matches(".error"));
-  return {
-    field: focused.closest("[data-field]")?.dataset.field ?? null,
-    name: focused.getAttribute("aria-label"),
-    invalid: focused.getAttribute("aria-invalid"),
-    message: errors.length > 0 ? errors[0].innerText : focused.innerText,
-    shown: [...document.querySelectorAll(".error")].filter((error) => error.checkVisibility()).length,
-  };
-});
 """
 FORM = """
 return page.locator("[data-field]").evaluateAll((fields) => fields.map((field) => {
@@ -45,6 +32,9 @@ return page.locator("[data-field]").evaluateAll((fields) => fields.map((field) =
 }));
 """
 TEXTS = ["Mars is often called the Red Planet.", "Venus is hot.", "Bread " * 40, "a" * 900, "木星は大きい。"]
+
+
+MAX_GAP = 12  # pixels between an input and its error
 
 
 @pytest.fixture(scope="module")
@@ -106,22 +96,6 @@ def test_an_input_that_the_schema_gains_is_in_the_form_and_in_the_request(
     assert '--data \'{"input":{"seed":7,"label":"mine"}}\'' in code
 
 
-def test_a_refusal_of_the_container_is_shown_at_its_text_until_that_changes(browser: Browser, playground: str) -> None:
-    script = f"""
-    {TYPE_TEXTS}{RUN}
-    const error = await (async () => {{ {FOCUSED_ERROR} }})();
-    await page.keyboard.type("now it is something");
-    return [error, await page.locator(".error:visible, [aria-invalid]").count()];
-    """
-    error, left = browser.visit(playground, script, given={"texts": ["one", " ", "three"]}).value
-    assert error["field"] == "texts"
-    assert error["name"] == "texts[1]"
-    assert error["invalid"] == "true"
-    assert error["message"].startswith("texts[1] is empty; every text needs")
-    assert error["shown"] == 1
-    assert left == 0
-
-
 def test_a_refusal_by_the_schema_is_shown_at_its_field(
     browser: Browser, playground: str, schema: dict[str, Any]
 ) -> None:
@@ -138,11 +112,130 @@ def test_a_refusal_by_the_schema_is_shown_at_its_field(
     assert (error["invalid"], error["shown"]) == ("true", 1)
 
 
-def test_an_error_without_a_field_is_shown_at_the_forms_top(browser: Browser, playground: str) -> None:
-    error = browser.visit(playground, RUN + FOCUSED_ERROR).value
-    assert error["field"] is None
-    assert error["message"].startswith("neither text nor texts was given")
-    assert error["shown"] == 1
+SET = """
+const field = (name) => page.locator(`#input-${name}`);
+const item = (position) => page.getByLabel(`texts[${position}]`, { exact: true });
+const texts = async (values) => {
+  await page.evaluate((lines) => navigator.clipboard.writeText(lines.join("\\n")), values);
+  await item(0).press("Control+V");
+};
+const insert = (area, value) => area.evaluate((element, text) => (element.value = text), value);
+"""
+# What is set, where the error is shown and how it begins, and a change that it may be solved by.
+REFUSED = [
+    ('await field("text").fill(" ");', "text", "text is empty;", 'await field("text").fill("a");'),
+    (
+        'await texts(["a", "b", "c"]); await item(2).fill(" ");',
+        "texts[2]",
+        "texts[2] is empty;",
+        'await item(2).fill("c");',
+    ),
+    (
+        'await texts(["a", "b", "c"]); await item(1).fill(" ");',
+        "texts[1]",
+        "texts[1] is empty;",
+        'await page.getByLabel("Remove texts[1]").click();',
+    ),
+    (
+        'await texts(["a", "b"]); await item(1).fill("word ".repeat(2100)); await field("truncate").uncheck();',
+        "texts[1]",
+        "texts[1] has 2,1",
+        'await field("truncate").check();',
+    ),
+    (
+        'await texts(["a", "b", "c"]); await insert(item(1), "\\ud83e");',
+        "texts[1]",
+        "",
+        'await item(1).fill("b");',
+    ),
+    (
+        'await item(0).fill("a"); await insert(field("title"), "\\udc00");',
+        "title",
+        "",
+        'await field("title").fill("t");',
+    ),
+    (
+        'await item(0).fill("a"); await field("title").fill("t"); await field("task").selectOption("none");',
+        "title",
+        "title goes with task retrieval_document only;",
+        'await field("task").selectOption("retrieval_document");',
+    ),
+    (
+        'await item(0).fill("a"); await field("text").fill("a");',
+        "text",
+        "text and texts were both given;",
+        'await item(0).fill("");',
+    ),
+    (
+        'await texts(Array(129).fill("a")); await field("output_format").selectOption("array");',
+        "output_format",
+        "output_format is array: 129 texts",
+        'await field("output_format").selectOption("base64");',
+    ),
+    ("", None, "neither text nor texts was given;", 'await field("text").fill("a");'),
+]
+
+
+def test_each_refusal_is_shown_where_its_input_is_until_that_changes(browser: Browser, playground: str) -> None:
+    visits = [
+        f"""
+        await page.reload();
+        {fill}{RUN}
+        errors.push(await (async () => {{ {FOCUSED_ERROR} }})());
+        {change}
+        left.push(await page.locator(".error:visible, [aria-invalid]").count());
+        """
+        for fill, _, _, change in REFUSED
+    ]
+    script = f"{SET} const [errors, left] = [[], []]; {''.join(visits)} return [errors, left];"
+    errors, left = browser.visit(playground, script).value
+    assert [error["name"] or error["field"] for error in errors] == [place for _, place, _, _ in REFUSED]
+    for error, (_, place, beginning, _) in zip(errors, REFUSED, strict=True):
+        assert error["message"].startswith(beginning), error
+        assert (error["invalid"], error["shown"]) == (None if place is None else "true", 1), error
+        assert place is None or 0 <= error["below"] < MAX_GAP, error
+    assert left == [0] * len(REFUSED)
+
+
+def test_an_empty_text_at_the_end_of_the_list_is_left_out(browser: Browser, playground: str) -> None:
+    script = f"""
+    {TYPE_TEXTS}
+    await page.keyboard.press("Enter");
+    await page.keyboard.press("Enter");
+    {RUN}
+    return page.locator("#status").innerText();
+    """
+    status = browser.visit(playground, script, given={"texts": ["one", "two"]}).value
+    assert status.startswith("2 vectors of 768 numbers")
+
+
+def test_texts_are_embedded_without_prompt_and_cut_or_refused_as_chosen(
+    browser: Browser, playground: str, server: RunningServer
+) -> None:
+    script = f"""
+    {SET}
+    await texts(given.texts);
+    await field("task").selectOption("none");
+    {RUN}
+    const cut = await page.locator("#status, #answer pre").allInnerTexts();
+    await page.getByLabel("truncate").uncheck();
+    {RUN}
+    const refused = await page.locator(".error:visible").innerText();
+    await item(1).fill("short");
+    {RUN}
+    return [cut, refused, await page.locator("#status, #code pre").allInnerTexts()];
+    """
+    given = {"texts": ["Mars", "word " * 2100]}
+    (cut, refused, (status, code)) = browser.visit(playground, script, given=given).value
+    assert cut[0].endswith(" Texts cut because they were too long: 1 (see the log).")
+    tokens = server.predict(**given, task="none")["tokens"]
+    assert tokens[1] == 2048
+    assert f'"tokens": {tokens}' in cut[1]
+    assert "texts[1] has 2,1" in cut[2]
+    assert refused.startswith("texts[1] has 2,1")
+    assert status.endswith("s.")
+    assert '"task": "none"' in code
+    assert '"truncate": False' in code
 
 
 def test_a_server_that_has_ended_is_reported(browser: Browser, playground: str) -> None:
@@ -218,10 +311,20 @@ def test_nothing_is_loaded_from_elsewhere(browser: Browser, playground: str) -> 
     assert elsewhere == []
 
 
-@pytest.mark.parametrize("fill", [PASTE_TEXTS, "await page.locator('#input-text').fill(given.texts[3]);", ""])
+@pytest.mark.parametrize(
+    "fill",
+    [
+        PASTE_TEXTS + RUN,
+        "await page.locator('#input-text').fill(given.texts[3]);" + RUN,
+        "await page.getByLabel('texts[0]', { exact: true }).fill(' ');" + RUN,
+        RUN,
+        "await page.route('**/v1/**', () => {}); await page.getByRole('button', { name: 'Run' }).click();",
+    ],
+    ids=["texts", "a long text", "an error at a text", "an error at the top", "running"],
+)
 def test_a_phone_needs_no_scrolling_sideways(browser: Browser, playground: str, fill: str) -> None:
-    script = f"{fill}{RUN} return page.evaluate(() => document.documentElement.scrollWidth);"
-    assert browser.visit(playground, script, given={"texts": TEXTS}, width=390).value == 390
+    script = f"{fill} return page.evaluate(() => document.documentElement.scrollWidth);"
+    assert browser.visit(playground, script, given={"texts": TEXTS}, width=360).value == 360
 
 
 # The lowest contrast (WCAG 2) between the colour of an element with its own words and the background behind it.

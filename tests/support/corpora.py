@@ -11,6 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embeddinggemma.corpus.options import Options
+from embeddinggemma.corpus.parts import plan_parts
+from embeddinggemma.corpus.rows import Reject, Row, read_rows
 from tools import SCRIPTS
 
 WORDS = ["vectors", "carry", "meaning", "across", "languages", "and", "machines", "compare", "them", "quickly", "when"]
@@ -26,6 +29,28 @@ def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
     """Write one row per line."""
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return path
+
+
+def pack(data: bytes, compression: str) -> bytes:
+    """Return the bytes of a packed file: gzip, zstd or bz2."""
+    packed = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(packed, compression) as stream:
+        stream.write(data)
+    return packed.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def read_rows_of(path: Path, options: Options | None = None, format: str | None = None) -> list[Row | Reject]:
+    """Return every row of INPUT as the workers read them."""
+    options = options or Options()
+    parts = plan_parts(path, options, format)
+    rows = [row for part in parts for part_slice in part.slices for row in read_rows(part_slice, options)]
+    assert sum(part.rows for part in parts) == len(rows)
+    return rows
+
+
+def texts_of(rows: Sequence[Row | Reject]) -> list[str]:
+    """Return the texts of the rows, and the reasons of the rejects."""
+    return [row.text if isinstance(row, Row) else row.reason for row in rows]
 
 
 def run_script(variables: dict[str, str], name: str, *arguments: object) -> subprocess.CompletedProcess[str]:

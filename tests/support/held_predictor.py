@@ -1,4 +1,4 @@
-"""The container with an encoder that a test can hold: every forward pass waits while the file HELD_GATE exists.
+"""The container that a test can hold: its set-up and every forward pass wait while the file HELD_GATE exists.
 
 The file HELD_EVENTS gets a line when a tokenized request begins to wait for its vectors (`begun`), when it no longer
 waits (`ended`), and for each forward pass with its number of texts (`pass 2`).
@@ -25,10 +25,14 @@ def _note(event: str) -> None:
         events.write(f"{event}\n")
 
 
-def _held(model: EmbeddingGemma, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
-    _note(f"pass {len(token_ids)}")
+def _wait_for_gate() -> None:
     while Path(os.environ["HELD_GATE"]).exists():
         time.sleep(0.001)
+
+
+def _held(model: EmbeddingGemma, token_ids: Sequence[Sequence[int]]) -> torch.Tensor:
+    _note(f"pass {len(token_ids)}")
+    _wait_for_gate()
     return _encode_model(model, token_ids)
 
 
@@ -41,9 +45,10 @@ async def _noted(batcher: Batcher, token_ids: Sequence[Sequence[int]]) -> Encode
 
 
 class Predictor(RealPredictor):
-    """The container, which a test can hold after set-up."""
+    """The container, which a test can hold."""
 
     def setup(self) -> None:
+        _wait_for_gate()
         super().setup()
         patch.object(EmbeddingGemma, "encode", _held).start()
         patch.object(Batcher, "encode", _noted).start()

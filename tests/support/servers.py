@@ -120,7 +120,7 @@ def running_gateway(
     command: Sequence[str | Path], folder: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """Run a program that serves the gateway, in a folder; yield the URL that it prints, and its process."""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment) as process:
+    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
             searched = (re.search(r"running on (http://127\.0\.0\.1:\d+)", line) for line in process.stderr)

@@ -4,12 +4,13 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embeddinggemma.weights.parts import Digest, Follower, Parts
 
 
+@settings(deadline=None)
 @given(st.integers(1, 1000), st.integers(1, 100), st.randoms(use_true_random=False))
 def test_what_has_arrived_without_a_gap_is_known_in_any_order(size: int, part_size: int, dice: object) -> None:
     parts = Parts(size, part_size)
@@ -30,8 +31,10 @@ def test_what_has_arrived_without_a_gap_is_known_in_any_order(size: int, part_si
 def test_after_a_stop_no_part_can_be_claimed() -> None:
     parts = Parts(300, 100)
     assert parts.claim() == 0
+    assert not parts.pause(0.01)
     parts.stop()
     assert parts.claim() is None
+    assert parts.pause(600), "a pause ends when nobody wants the rest"
 
 
 def test_a_digest_reads_on_and_refuses_a_file_that_is_too_short(tmp_path: Path) -> None:

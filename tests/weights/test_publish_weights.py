@@ -27,7 +27,8 @@ def publish(model: Path, out: Path, *arguments: str) -> subprocess.CompletedProc
     """Run the script on a model's folder, which has its manifest."""
     script = str(PROJECT / "scripts" / "publish_weights")
     command = [sys.executable, script, str(out), "--url", URL, "--from", str(model), *arguments]
-    environment = {**os.environ, "EMBEDDINGGEMMA_MANIFEST": str(model / "weights_manifest.json")}
+    manifest = str(model / "weights_manifest.json")
+    environment = {**os.environ, "EMBEDDINGGEMMA_MANIFEST": manifest, "EMBEDDINGGEMMA_ENVIRONMENT": "none"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 

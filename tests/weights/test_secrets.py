@@ -47,6 +47,7 @@ def printed(command: list[str | Path], folder: Path, changes: dict[str, str]) ->
         **os.environ,
         "EMBEDDINGGEMMA_MANIFEST": str(folder / "manifest.json"),
         "EMBEDDINGGEMMA_CACHE": str(folder / "cache"),
+        "EMBEDDINGGEMMA_ENVIRONMENT": "none",
         **changes,
     }
     with subprocess.Popen(

@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+
+from embeddinggemma.corpus.placement import Placement, Workers, free_memory, place
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "gpus", "holds", "expected"),
+    [
+        (Workers(), 1, 0, 9, Placement(1, 1, 0)),
+        (Workers(), 8, 0, 9, Placement(8, 1, 0)),
+        (Workers(), 8, 0, 3, Placement(3, 2, 0)),
+        (Workers(), 8, 0, 0, Placement(1, 8, 0)),
+        (Workers(count=1), 8, 0, 0, Placement(1, 8, 0)),
+        (Workers(count=2), 8, 0, 2, Placement(2, 4, 0)),
+        (Workers(threads=4), 8, 0, 9, Placement(2, 4, 0)),
+        (Workers(threads=2), 8, 0, 3, Placement(3, 2, 0)),
+        (Workers(count=3, threads=1), 8, 0, 9, Placement(3, 1, 0)),
+        (Workers(count=2), 2, 0, 9, Placement(2, 1, 0)),
+        (Workers(), 16, 4, 0, Placement(4, 4, 1)),
+        (Workers(count=1), 16, 4, 9, Placement(1, 16, 1)),
+    ],
+)
+def test_each_worker_has_a_gpu_or_some_cores(
+    workers: Workers, cpus: int, gpus: int, holds: int, expected: Placement
+) -> None:
+    assert place(workers, cpus, gpus, holds) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "cpus", "gpus", "holds", "message"),
+    [
+        (Workers(count=3), 2, 0, 9, "--workers 3 with --threads 1 need more than there is: 2 CPU cores"),
+        (Workers(count=2), 16, 1, 9, "--workers 2 with --threads 8 need more than there is: 16 CPU cores and 1 GPUs"),
+        (Workers(threads=3), 2, 0, 9, "--workers 1 with --threads 3 need more than there is: 2 CPU cores"),
+        (Workers(count=4), 8, 0, 3, "--workers 4 need more memory than is free: it holds 3 of them"),
+    ],
+)
+def test_more_than_there_is_is_refused(workers: Workers, cpus: int, gpus: int, holds: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        place(workers, cpus, gpus, holds)
+
+
+def test_less_than_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="--workers is 0; it must be at least 1"):
+        Workers(count=0)
+    with pytest.raises(ValueError, match="--threads is -1; it must be at least 1"):
+        Workers(threads=-1)
+
+
+def _machine(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in {"proc/meminfo": "MemTotal: 64 kB\nMemAvailable:   4000 kB\n", **files}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_without_a_limit_the_machines_free_memory_counts(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/\n",
+        "sys/fs/cgroup/memory.max": "max\n",
+        "sys/fs/cgroup/memory.current": "1000\n",
+    }
+    assert free_memory(_machine(tmp_path, files)) == 4000 * 1024
+
+
+def test_a_limit_of_version_2_counts_and_files_in_memory_do_not(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "0::/a/b\n",
+        "sys/fs/cgroup/a/memory.max": "3000000\n",
+        "sys/fs/cgroup/a/memory.current": "2000000\n",
+        "sys/fs/cgroup/a/memory.stat": "anon 5\ninactive_file 300000\n",
+        "sys/fs/cgroup/a/b/memory.max": "max\n",
+        "sys/fs/cgroup/a/b/memory.current": "1000\n",
+    }
+    assert free_memory(_machine(tmp_path, files)) == 1_300_000
+
+
+def test_a_limit_of_version_1_counts(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "7:cpu,cpuacct:/\n4:memory:/container\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "2500000\n",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": "3000000\n",
+    }
+    assert free_memory(_machine(tmp_path, files)) == 0
+
+
+def test_this_machine_has_free_memory() -> None:
+    assert free_memory() > 2**20
