@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from embeddinggemma import Embedder
+from embeddinggemma.corpus.embedding import RowEmbedder
 from embeddinggemma.corpus.options import Options
+from embeddinggemma.corpus.parts import plan_parts
 from tests.support.corpora import read_rows_of, texts_of
 
 CASES = Path(__file__).parent / "cases"
@@ -55,3 +58,9 @@ def test_a_row_in_another_encoding_is_rejected_alone_and_its_reason_names_the_op
 
 def test_whole_floats_become_ids() -> None:
     assert [row.id for row in read_rows_of(CASES / "float_ids.jsonl", Options(id_column="id"))] == ["1", "2"]
+
+
+def test_rows_that_name_the_images_token_are_embedded(embedder: Embedder) -> None:
+    [part] = plan_parts(CASES / "image_soft_token.jsonl", Options())
+    embedded = RowEmbedder(embedder, Options()).embed(part.slices)
+    assert (embedded.rows, embedded.rejects) == (3, [])
