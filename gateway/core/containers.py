@@ -28,7 +28,7 @@ _SILENT_SECONDS = 30.0
 RETRY_SECONDS = 2
 """When a client may ask again that no container could answer."""
 _NO_SLOT = 409
-_ANSWERED = re.compile(r"Prediction failed: (?:Async prediction failed: )?(?!BrokenEncoderError: )")
+_ANSWERED = re.compile(r"Prediction failed: (?!(?:Async prediction failed: )?BrokenEncoderError: )")
 """How the error of a failed prediction begins, unless the container's process has died or its encoder is broken."""
 _MAX_ERROR = 10_000
 """Bytes of such a failed prediction, at most; it is far shorter."""
@@ -178,11 +178,16 @@ class Containers:
             return found
         raise _unanswered("the containers did not answer; ask again later")
 
-    async def post(self, url: str, content: bytes, timeout: float) -> None:
-        """Send JSON to another server than a container; aiohttp.ClientError or OSError if it does not take it."""
+    async def post(self, url: str, content: bytes, timeout: float) -> int:
+        """Send JSON to another server than a container, and return its status.
+
+        Raises:
+            aiohttp.ClientError, OSError: it does not answer.
+
+        """
         limit, json = aiohttp.ClientTimeout(timeout), {"Content-Type": "application/json"}
         async with self._http.post(url, data=content, headers=json, timeout=limit, allow_redirects=False) as response:
-            response.raise_for_status()
+            return response.status
 
     async def _send(
         self, container: Container, method: str, path: str, content: bytes, headers: Mapping[str, str]

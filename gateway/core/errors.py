@@ -21,7 +21,7 @@ def door_of(path: str) -> str:
         return "openai" if is_openai else "replicate"
     if parts[0] == "api":
         return "ollama"
-    return "tei" if path in ("/", "/embed", "/info", "/tokenize") else "cog"
+    return "tei" if path in ("/", "/embed", "/info", "/health", "/tokenize") else "cog"
 
 
 def answer(door: str, refusal: Refusal) -> Response:

@@ -5,6 +5,7 @@ import logging
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -187,9 +188,12 @@ class Predictions:
     async def _deliver(self, prediction: Prediction, webhook: str, content: bytes) -> None:
         async with prediction.webhook_turn:
             try:
-                await self._containers.post(webhook, content, WEBHOOK_TIMEOUT)
+                status = await self._containers.post(webhook, content, WEBHOOK_TIMEOUT)
+                problem = f"HTTP {status}" if status >= HTTPStatus.MULTIPLE_CHOICES else ""
             except (aiohttp.ClientError, OSError) as error:
-                log.warning("the webhook of prediction %s was not delivered: %s", prediction.id, type(error).__name__)
+                problem = type(error).__name__
+            if problem:
+                log.warning("the webhook of prediction %s was not delivered: %s", prediction.id, problem)
 
 
 def _invalid_field(detail: dict[str, Any]) -> dict[str, str]:

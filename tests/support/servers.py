@@ -44,16 +44,37 @@ class HeldServer(ObservedServer):
 
     def __init__(self, url: str, pid: int, log: Path, folder: Path) -> None:
         self._gate, self.events = folder / "gate", folder / "events"
+        self._server = psutil.Process(pid)
         super().__init__(url, pid, log)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold every forward pass until the context ends."""
+        """Hold every forward pass until the context ends, or `release`."""
         self._gate.touch()
         try:
             yield
         finally:
-            self._gate.unlink()
+            self.release()
+
+    def release(self) -> None:
+        """Hold no more."""
+        self._gate.unlink(missing_ok=True)
+
+    def kill(self) -> None:
+        """End the server at once, and its worker with it."""
+        self._server.kill()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop all its processes until the context ends: connections stay open, and nothing is answered."""
+        stopped = [self._server, self.worker]
+        for process in stopped:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in stopped:
+                process.resume()
 
     def begun(self) -> int:
         """Return how many requests have begun to wait for their vectors so far."""
