@@ -87,7 +87,8 @@ async def _refused(request: Request, refusal: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Answer to a path or a method that there is not."""
     status = cast(HTTPException, error).status_code
-    return answer(door_of(request.url.path), Refusal(status, f"{request.method}: {HTTPStatus(status).phrase}"))
+    message = f"{request.method} {request.url.path}: {HTTPStatus(status).phrase}"
+    return answer(door_of(request.url.path), Refusal(status, message))
 
 
 async def _failed(request: Request, _: Exception) -> Response:

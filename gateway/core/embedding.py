@@ -16,7 +16,7 @@ from embeddinggemma.prompts import DOCUMENT_TASK
 from embeddinggemma.request import MAX_TEXTS
 from gateway.core.call import Call, unless_left
 from gateway.core.containers import Containers
-from gateway.core.refusal import Refusal
+from gateway.core.refusal import TOO_LONG, Refusal
 
 _BYTES_PER_NUMBER = 4
 _CHARACTERS_PER_TOKEN = 4  # of English; only to tell large requests from small ones
@@ -24,7 +24,7 @@ _PROMPT_TOKENS = 8
 _ERROR = re.compile(r"(?:[\w ]+: )*?(\w+Error): (.*)", re.DOTALL)
 _POSITION = re.compile(r"texts\[(\d+)\]")
 _KEY = b'"embedding":"'
-_TOO_LONG = " tokens, prompt included"
+_TOO_MANY_TOKENS = " tokens, prompt included"
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,12 @@ async def embed(request: Request, wanted: Wanted) -> Embedded:
     """Embed the texts for a request, in several requests to containers if there are more than one takes.
 
     Raises:
-        Refusal: 400, a container refuses a text or an option; 413, there are too many texts, or one is too long and
-            must not be truncated; 429 and 503, as for Containers.ask; 500, the container failed.
+        Refusal: 400, there is no text, or a container refuses a text or an option; 413, there are too many texts, or
+            one is too long and must not be truncated; 429 and 503, as for Containers.ask; 500, the container failed.
 
     """
+    if not wanted.texts:
+        raise Refusal(400, f"{wanted.field} is empty; give at least one text", wanted.field)
     limit = request.app.state.settings.max_texts
     if len(wanted.texts) > limit:
         message = f"{wanted.field} has {len(wanted.texts):,} texts; the limit is {limit:,}, so send several requests"
@@ -139,4 +141,6 @@ def _refusal(status: int, prediction: dict[str, Any], field: str, start: int) ->
     at_fault = field if position else None
     if kind != "ValueError":
         return Refusal(500, f"{kind}: {message}" if kind else message)
-    return Refusal(413 if _TOO_LONG in message else 400, message, at_fault)
+    if _TOO_MANY_TOKENS in message:
+        return Refusal(413, message, at_fault, TOO_LONG)
+    return Refusal(400, message, at_fault)

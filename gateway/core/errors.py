@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from gateway.core.refusal import Refusal
+from gateway.core.refusal import TOO_LONG, Refusal
 
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _TEI_TYPES = {413: "Validation", 400: "Validation", 422: "Tokenizer", 429: "Overloaded"}
@@ -17,8 +17,8 @@ def door_of(path: str) -> str:
     """Return the door that a path belongs to."""
     parts = path.strip("/").split("/")
     if parts[0] == "v1":
-        is_openai = parts[1:2] == ["embeddings"] or (parts[1:2] == ["models"] and len(parts) <= 3)
-        return "openai" if is_openai else "replicate"
+        is_replicate = parts[1:2] in (["predictions"], ["files"]) or (parts[1:2] == ["models"] and len(parts) > 3)
+        return "replicate" if is_replicate else "openai"
     if parts[0] == "api":
         return "ollama"
     return "tei" if path in ("/", "/embed", "/info", "/health", "/tokenize") else "cog"
@@ -26,10 +26,11 @@ def door_of(path: str) -> str:
 
 def answer(door: str, refusal: Refusal) -> Response:
     """Return a refusal in the words of a door's clients."""
+    status = 400 if refusal.code == TOO_LONG and door in ("openai", "ollama") else refusal.status  # as theirs
     headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else {}
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return json_response(_SHAPES[door](refusal), refusal.status, headers)
+    return json_response(_SHAPES[door](refusal), status, headers)
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+TOO_LONG = "context_length_exceeded"
+"""OpenAI's code for a text that has too many tokens."""
+
 
 @dataclass
 class Refusal(Exception):

@@ -22,7 +22,10 @@ def texts_of(body: Body, field: str) -> list[str]:
         raise Refusal(400, f"{field} is {a_type(given)}; it must be a string, or a list of strings", field)
     for position, text in enumerate(given):
         if isinstance(text, int | list):
-            message = f"{field} has token ids; this model has its own tokenizer, so send the text as a string"
+            message = (
+                f"{field} has token ids, which are another model's; send the text as a string "
+                "(LangChain's OpenAIEmbeddings does so with check_embedding_ctx_length=False)"
+            )
             raise Refusal(400, message, field)
         if not isinstance(text, str):
             raise Refusal(400, f"{field}[{position}] is {a_type(text)}; it must be a string", field)

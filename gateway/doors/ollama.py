@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from embeddinggemma.prompts import NO_TASK
+from embeddinggemma.prompts import NO_TASK, TASKS
 from embeddinggemma.tokenizer import MAX_TOKENS
 from embeddinggemma.vectors import DIMENSIONS
 from gateway.core.call import read_json
@@ -17,7 +17,8 @@ from gateway.core.models import task_of
 from gateway.core.refusal import Refusal
 from gateway.doors.fields import Body, dimension_of, flag_of, string_of, texts_of
 
-_NAME = "embeddinggemma:300m"
+_NAMES = tuple(f"embeddinggemma:{variant}" for variant in ("latest", "300m", *TASKS))
+"""As it lists them; some clients ask only for a model that is listed."""
 _VERSION = "0.11.10"
 """The version of Ollama whose API this is: the first that had this model."""
 _DETAILS = {
@@ -29,8 +30,6 @@ _DETAILS = {
     "quantization_level": "F32",
 }
 _MODEL = {
-    "name": _NAME,
-    "model": _NAME,
     "modified_at": "2025-09-04T16:00:00Z",
     "size": 1_211_486_072,
     "digest": "",
@@ -46,6 +45,7 @@ def routes() -> list[Route]:
         Route("/api/tags", _tags),
         Route("/api/version", _version),
         Route("/api/show", _show, methods=["POST"]),
+        Route("/api/pull", _pull, methods=["POST"]),
     ]
 
 
@@ -74,7 +74,7 @@ async def _embeddings(request: Request) -> Response:
 
 
 async def _tags(_: Request) -> Response:
-    return json_response({"models": [_MODEL]})
+    return json_response({"models": [{"name": name, "model": name, **_MODEL} for name in _NAMES]})
 
 
 async def _version(_: Request) -> Response:
@@ -101,6 +101,12 @@ async def _show(request: Request) -> Response:
             "capabilities": ["embedding"],
         }
     )
+
+
+async def _pull(request: Request) -> Response:
+    """Say that the model is here: many programs pull it before they use it."""
+    _model(await read_json(request))
+    return json_response({"status": "success"})
 
 
 def _model(body: Body) -> tuple[str, str]:

@@ -34,6 +34,9 @@ PROMPTS = {
 }
 """What sentence-transformers puts before a text, by the names of the model's config_sentence_transformers.json."""
 
+_DIRECTIONS = ("right", "Right")
+"""In which a text can be truncated: its start is kept."""
+
 
 _MAX_CHARACTERS = 65_536
 """Of a text to tokenize: longer ones take too long."""
@@ -53,6 +56,7 @@ def routes() -> list[Route]:
 async def _embed(request: Request) -> Response:
     body = await read_json(request)
     texts = texts_of(body, "inputs")
+    choice_of(body, "truncation_direction", _DIRECTIONS, "right")
     embedded = await embed(
         request,
         Wanted(
