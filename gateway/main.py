@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from uvicorn.supervisors import Multiprocess
 
 from embeddinggemma.prompts import DOCUMENT_TASK, TASKS
 from gateway.app import gateway_app
@@ -146,4 +147,18 @@ def serve(settings: Settings, options: argparse.Namespace) -> None:
     settings.hand_over()
     with tempfile.TemporaryDirectory(prefix="gateway-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # the processes add up their figures there
-        uvicorn.run("gateway.app:app_of_a_process", factory=True, workers=options.processes, **server)
+        app = "gateway.app:app_of_a_process"
+        config = uvicorn.Config(app, factory=True, workers=options.processes, **server)
+        _Processes(config, [config.bind_socket()]).run()
+
+
+class _Processes(Multiprocess):
+    """uvicorn's processes on one port, which is closed as soon as they are told to end.
+
+    Else connections would be made, and never served, for as long as a request runs.
+    """
+
+    def terminate_all(self) -> None:
+        for listening in self.sockets:
+            listening.close()
+        super().terminate_all()

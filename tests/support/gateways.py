@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -60,6 +62,14 @@ class RunningGateway(Client):
         """Return its figures."""
         return figures(requests.get(f"{self.url}/metrics", timeout=600).text)
 
+    def refuses_connections(self) -> bool:
+        """Return whether nothing listens on its port."""
+        try:
+            socket.create_connection((urlsplit(self.url).hostname, self.port), timeout=600).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
     def is_up(self, container: str) -> bool:
         """Return whether it takes a container for one that can answer."""
         return self.figures().of("gateway_container_up", container=container) == 1
@@ -89,7 +99,9 @@ def gateway_process(
         wait_until(lambda: started.search(log.read_text()) or process.poll() is not None)
         found = started.search(log.read_text())
         assert found, log.read_text()
-        yield RunningGateway(found[1], process, log)
+        gateway = RunningGateway(found[1], process, log)
+        wait_until(lambda: not gateway.refuses_connections())  # several processes name the port before they listen
+        yield gateway
     finally:
         process.terminate()
         process.wait()
