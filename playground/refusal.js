@@ -16,7 +16,7 @@ export function refusalOf(response, text, answered) {
     const lines = answered.invalid_fields.map(({ field, description }) => `- ${field}: ${description}`);
     return new Refusal(...lines.map(problemOf));
   }
-  if (typeof answered?.detail === "string") return new Refusal({ message: answered.detail });
+  if (typeof answered?.detail === "string") return new Refusal(problemOf(answered.detail));
   const status = `The server answered ${response.status} ${response.statusText}`.trim();
   const words = text.trim();
   if (words === "") return new Refusal({ message: `${status}, with nothing in it.` });

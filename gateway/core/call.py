@@ -1,6 +1,7 @@
 """One request to the gateway: what the log and the metrics say of it, and its body."""
 
 import asyncio
+import json
 import re
 import secrets
 import time
@@ -68,12 +69,32 @@ def parsed(body: bytes) -> dict[str, Any]:
     try:
         given = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        place = _lone_surrogate(body) if "surrogate" in error.msg else None
+        if place:
+            raise Refusal(400, f"{place} has a lone surrogate; send valid Unicode", place.partition("[")[0]) from None
         raise Refusal(400, f"the body is not JSON: {error.msg}, at character {error.pos}") from None
     if not isinstance(given, dict):
         raise Refusal(400, "the body is not a JSON object")
     if _is_too_deep(given):
         raise Refusal(400, f"the body has more than {_MAX_DEPTH} levels of lists and objects, the limit")
     return given
+
+
+def _lone_surrogate(body: bytes) -> str | None:
+    """Return the path of a string that no encoding can write, like `input.texts[1]`, if it is all that is wrong."""
+    try:
+        waiting: list[tuple[str, Any]] = [("", json.loads(body))]
+    except (ValueError, RecursionError):
+        return None
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{path}.{name}".lstrip("."), item) for name, item in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{path}[{position}]", item) for position, item in enumerate(value)]
+        elif isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            return path
+    return None
 
 
 def _is_too_deep(given: Any) -> bool:

@@ -5,7 +5,7 @@ import logging
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +32,10 @@ _ANSWERED = re.compile(r"Prediction failed: (?!(?:Async prediction failed: )?Bro
 """How the error of a failed prediction begins, unless the container's process has died or its encoder is broken."""
 _MAX_ERROR = 10_000
 """Bytes of such a failed prediction, at most; it is far shorter."""
-_BUSY_PAUSES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 1, 1)
-"""Seconds to wait if a container has no free slot after all: somebody else may use it, too."""
+BUSY_SECONDS = 5.0
+"""How long a request is sent again to containers that have no free slot after all: somebody else may use them, too."""
+_MIN_PAUSE, _MAX_PAUSE = 0.005, 1.0
+"""Seconds between two such tries."""
 
 
 @dataclass
@@ -120,6 +122,8 @@ class Containers:
         method: str = "POST",
         work: int = 0,
         headers: Mapping[str, str] | None = None,
+        busy_seconds: float = BUSY_SECONDS,
+        tell: Callable[[bool], None] = lambda _: None,
     ) -> Answer:
         """Return a container's answer to a prediction's request, whatever its status.
 
@@ -133,18 +137,27 @@ class Containers:
             method: of HTTP.
             work: about how many tokens the request has.
             headers: to send besides the content's type.
+            busy_seconds: how long to go on if the containers have no free slot.
+            tell: is called with True when a container gets the request, and with False when it had no free slot.
 
         Raises:
             Refusal: 429, too many requests wait or every slot is taken; 503, no container can answer.
 
         """
         sent = {"Content-Type": "application/json", **(headers or {})}
-        failures = 0
-        for tries, pause in enumerate(_BUSY_PAUSES):
-            async with self._place(work, again=tries > 0) as container:
+        failures, pause, again = 0, _MIN_PAUSE, False
+        until = time.monotonic() + busy_seconds
+        while True:
+            async with self._place(work, again=again) as container:
+                tell(True)
                 answer = await self._send(container, method, path, content, sent)
+            again = True
             if answer and answer.status == _NO_SLOT:
+                tell(False)
+                if time.monotonic() > until:
+                    break
                 await asyncio.sleep(pause)
+                pause = min(2 * pause, _MAX_PAUSE)
                 continue
             if answer and not _is_of_a_broken_container(answer):
                 return answer

@@ -5,6 +5,7 @@ import logging
 import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -18,6 +19,7 @@ from gateway.core.refusal import Refusal
 log = logging.getLogger(__name__)
 
 EVENTS = ("start", "output", "logs", "completed")
+QUEUE_SECONDS = 60.0  # that a prediction waits for a slot
 WEBHOOK_TIMEOUT = 10.0  # seconds
 DRAIN_TIMEOUT = 20.0  # seconds that running predictions and webhooks may take when the gateway ends
 MAX_AGE = 3600.0  # seconds that an ended prediction is kept, as by Replicate
@@ -48,6 +50,8 @@ class Prediction:
     """Inputs that the container's schema refused; Replicate does not begin such a prediction, here it has failed."""
     refusal: Refusal | None = None
     """Why no container has answered."""
+    tries: int = 0
+    """How often a container was asked."""
     kept_bytes: int = 0
     """Bytes of the request and the answer, as JSON."""
     webhook_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -145,11 +149,16 @@ class Predictions:
     async def _run(self, prediction: Prediction) -> None:
         content = orjson.dumps({"input": prediction.input})
         prediction.kept_bytes = len(content)
-        prediction.status, prediction.started = "processing", datetime.now(UTC)
-        self._notify(prediction, "start")
         try:
-            path = f"/predictions/{prediction.id}"
-            self._take(prediction, await self._containers.ask(path, content, method="PUT", work=len(content) // 4))
+            answer = await self._containers.ask(
+                f"/predictions/{prediction.id}",
+                content,
+                method="PUT",
+                work=len(content) // 4,
+                busy_seconds=QUEUE_SECONDS,
+                tell=partial(self._began, prediction),
+            )
+            self._take(prediction, answer)
         except asyncio.CancelledError:
             prediction.finish("canceled")
         except Refusal as refusal:
@@ -158,6 +167,15 @@ class Predictions:
         del self._running[prediction.id]
         self._ended[prediction.id] = prediction
         self._notify(prediction, "completed")
+
+    def _began(self, prediction: Prediction, has_begun: bool) -> None:
+        """Note that a container has the prediction, or that it had no free slot for it."""
+        is_first = has_begun and not prediction.tries
+        prediction.tries += has_begun
+        prediction.status = "processing" if has_begun else "starting"
+        prediction.started = datetime.now(UTC) if has_begun else None
+        if is_first:
+            self._notify(prediction, "start")
 
     def _take(self, prediction: Prediction, answer: Answer) -> None:
         """Put the container's answer into the prediction."""

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway import protocol
+from gateway.doors import predictions
 from predict import Predictor
 from tests.support.doors import PATHS, body_of, message_of
 from tests.support.gateways import RunningGateway, gateway_process, gateway_to, served
@@ -149,7 +150,8 @@ def test_beyond_the_places_requests_wait_and_beyond_the_queue_they_are_refused(h
     assert statuses == [200, 200]
 
 
-def test_slots_that_others_have_taken_are_429_and_never_409(held: HeldServer) -> None:
+def test_slots_that_others_have_taken_are_429_and_never_409(held: HeldServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictions, "QUEUE_SECONDS", 0.1)
     with served(gateway_to(held.url, hosts=("127.0.0.1",))) as gateway:
         with held.held():
             taken = held.fill_slots(SLOTS, request_bytes({"text": "a"}))
