@@ -79,6 +79,8 @@ class Containers:
         self._file_seen: tuple[int, ...] = ()
         self._file_problem = ""
         self._containers = {url: Container(url) for url in settings.containers}
+        self._leaving: list[Container] = []
+        """Taken out, with requests that must not wait for ever."""
         self._waiting: deque[asyncio.Event] = deque()
         self._watcher: asyncio.Task[None] | None = None
 
@@ -140,8 +142,9 @@ class Containers:
         """
         sent = {"Content-Type": "application/json", **(headers or {})}
         failures = 0
-        for tries, pause in enumerate(_BUSY_PAUSES):
-            async with self._place(work, again=tries > 0) as container:
+        container: Container | None = None
+        for pause in _BUSY_PAUSES:
+            async with self._place(work, container) as container:
                 answer = await self._send(container, method, path, content, sent)
             if answer and answer.status == _NO_SLOT:
                 await asyncio.sleep(pause)
@@ -212,14 +215,15 @@ class Containers:
         return answer
 
     @asynccontextmanager
-    async def _place(self, work: int, *, again: bool) -> AsyncIterator[Container]:
+    async def _place(self, work: int, last: Container | None) -> AsyncIterator[Container]:
         """Take a place in the container that has the least to do; wait for it, in turn, if all places are taken.
 
-        again: the request had a place before, so it is the next one, however many wait.
+        last: the container that did not answer the request before. So it is the next one, however many wait, and goes
+            to another container if there is one.
         """
-        container = None if self._waiting and not again else self._free()
+        container = None if self._waiting and not last else self._free(last)
         if not container:
-            container = await self._wait(again=again)
+            container = await self._wait(last)
         container.requests += 1
         container.work += work
         metrics.IN_CONTAINERS.inc()
@@ -232,12 +236,12 @@ class Containers:
             metrics.IN_CONTAINERS.dec()
             self._wake()
 
-    async def _wait(self, *, again: bool) -> Container:
+    async def _wait(self, last: Container | None) -> Container:
         self.check()
-        if len(self._waiting) >= self._settings.max_waiting and not again:
+        if len(self._waiting) >= self._settings.max_waiting and not last:
             raise Refusal(429, f"{len(self._waiting):,} requests are waiting; the limit is reached", retry_after=1)
         turn = asyncio.Event()
-        (self._waiting.appendleft if again else self._waiting.append)(turn)
+        (self._waiting.appendleft if last else self._waiting.append)(turn)
         container: Container | None = None
         with metrics.WAITING.track_inprogress():
             try:
@@ -245,17 +249,18 @@ class Containers:
                     await turn.wait()
                     turn.clear()
                     self.check()
-                    container = self._free()
+                    container = self._free(last)
                 return container
             finally:
                 self._waiting.remove(turn)
                 if not container:
                     self._wake()
 
-    def _free(self) -> Container | None:
-        """Return the container that has the least to do, of those that have a free place."""
+    def _free(self, last: Container | None = None) -> Container | None:
+        """Return the container that has the least to do, of those that have a free place; `last` only if it must be."""
         free = [container for container in self.ready() if container.requests < self._settings.max_at_once]
-        return _least_busy(free) if free else None
+        others = [container for container in free if container is not last]
+        return _least_busy(others or free) if free else None
 
     def _wake(self) -> None:
         """Let the first who waits look for a place, if there is one or if there can be none."""
@@ -269,7 +274,8 @@ class Containers:
 
     async def _look(self) -> None:
         self._read_file()
-        await asyncio.gather(*(self._look_at(container) for container in self._containers.values()))
+        self._leaving = [container for container in self._leaving if container.requests]
+        await asyncio.gather(*(self._look_at(container) for container in [*self._containers.values(), *self._leaving]))
 
     def _read_file(self) -> None:
         """Take containers in and out as the file says; one that cannot be read, or that names none, changes nothing."""
@@ -293,7 +299,9 @@ class Containers:
 
     def _change(self, urls: Sequence[str]) -> None:
         for url in self._containers.keys() - set(urls):
-            self._set_problem(self._containers.pop(url), "it was taken out")
+            container = self._containers.pop(url)
+            self._set_problem(container, "it was taken out")
+            self._leaving.append(container)
         for url in urls:
             self._containers.setdefault(url, Container(url))
 
