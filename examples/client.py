@@ -67,9 +67,9 @@ def _from_replicate(model: str, inputs: dict[str, Any]) -> Any:
     return replicate.run(model, input=inputs)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run an example's main(); what goes wrong ends it with a sentence."""
+def run(main: Callable[[], None], asked: str = "") -> None:
+    """Run an example's main(); what goes wrong ends it with a sentence, which begins with whom main() asked."""
     try:
         main()
     except Exception as error:
-        raise SystemExit(str(error)) from None
+        raise SystemExit(f"{asked}{error}") from None

@@ -11,17 +11,20 @@ from typing import Any
 from tools import PROJECT
 
 _DRIVER = Path(__file__).with_name("browser.mjs")
-_PACKAGE = Path(__file__).with_name("package.json")
+_PACKAGE, _LOCK = (Path(__file__).with_name(name) for name in ("package.json", "package-lock.json"))
 
 
 def node_modules() -> Path:
     """Return a folder in which Node.js finds the packages of tools/package.json; install them if they are missing."""
     folder = PROJECT / ".cache" / "node"
     folder.mkdir(parents=True, exist_ok=True)
-    package = _PACKAGE.read_text()
-    if not (folder / "node_modules").exists() or (folder / "package.json").read_text() != package:
-        (folder / "package.json").write_text(package)
-        subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True)
+    installed = folder / "node_modules" / _LOCK.name
+    if not installed.exists() or installed.read_bytes() != _LOCK.read_bytes():
+        for file in (_PACKAGE, _LOCK):
+            shutil.copy(file, folder)
+        command = ["npm", "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts"]
+        subprocess.run(command, cwd=folder, check=True)
+        shutil.copy(_LOCK, installed)
     return folder
 
 

@@ -13,6 +13,7 @@ import clustering
 import code_search
 import duplicates
 import fact_check
+import openai_search
 import question_answering
 import semantic_search
 from embeddinggemma.prompts import TASKS
@@ -22,6 +23,7 @@ from tools import PROJECT
 
 EXAMPLES = PROJECT / "examples"
 SECTION = section("docs/api.md", "Examples")
+CLIENTS = re.findall(r"^\| \[(\w+\.py)\]", section("docs/api.md", "Other clients"), re.MULTILINE)
 TABLE = dict(re.findall(r"^\| \[(\w+\.py)\]\(\.\./examples/\1\) \|[^|]*\| (.*) \|$", SECTION, re.MULTILINE))
 
 
@@ -153,6 +155,22 @@ def test_clustering_puts_each_text_into_the_group_with_the_nearest_mean(server: 
         assert printed == pytest.approx(distances[:, position].tolist(), abs=1e-4)
 
 
+HEAVY = ("langchain_search.py", "llama_index_search.py")
+"""They take seconds to import."""
+each_client = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in CLIENTS]
+)
+
+
+@each_client
+def test_every_client_of_the_gateway_ranks_the_documents(server: RunningServer, gateway: str, name: str) -> None:
+    documents, query = openai_search.DOCUMENTS, "rings around a planet"
+    printed = run("python", EXAMPLES / name, *query.split(), changes={"EMBEDDINGGEMMA_GATEWAY": gateway})
+    title, *_ = printed.splitlines()
+    assert title == query
+    assert _scored(printed) == _ranked(documents, _similarities(server, documents, query, "retrieval_query"))
+
+
 def test_the_pages_command_runs_as_printed(server: RunningServer) -> None:
     [command] = re.findall(r"`\.venv/bin/(python examples/.*)`", SECTION)
     printed = run("bash", "-c", command, changes={"EMBEDDINGGEMMA_URL": server.url})
@@ -179,9 +197,17 @@ def test_an_example_that_finds_no_container_ends_with_a_sentence(name: str, url:
     assert "Traceback" not in str(failed.value)
 
 
+@each_client
+def test_a_client_that_finds_no_gateway_ends_with_a_sentence(name: str) -> None:
+    url = "http://127.0.0.1:1"
+    with pytest.raises(AssertionError) as failed:
+        run("python", EXAMPLES / name, changes={"EMBEDDINGGEMMA_GATEWAY": url})
+    assert str(failed.value).startswith(f"{url}, EMBEDDINGGEMMA_GATEWAY: ")
+    assert "Traceback" not in str(failed.value)
+
+
 def test_the_page_names_every_example_and_its_tasks() -> None:
-    integrations = {"client.py", "langchain_embeddings.py", "llama_index_embedding.py"}
-    assert TABLE.keys() | integrations == {path.name for path in EXAMPLES.glob("*.py")}
+    assert sorted([*TABLE, *CLIENTS, "client.py"]) == sorted(path.name for path in EXAMPLES.glob("*.py"))
     for name, tasks in TABLE.items():
         used = set(re.findall(rf'"({"|".join(TASKS)})"', (EXAMPLES / name).read_text()))
         assert set(re.findall(r"`(\w+)`", tasks)) == used, name

@@ -13,6 +13,7 @@ from tools.client import Client, readable, wait_until
 from tools.observed_server import ObservedServer
 from tools.server import free_port, start_server, wait_until_ready
 
+_LOG_BYTES = 2**20  # of a gateway: some 6,000 requests, then it would wait until somebody reads its log
 TOKEN = "hf_quaggaQuaggaQUAGGA"  # noqa: S105 - opens nothing; no server may show it
 
 
@@ -141,7 +142,9 @@ def running_gateway(
     command: Sequence[str | Path], folder: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     """Run a program that serves the gateway, in a folder; yield the URL that it prints, and its process."""
-    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True, pipesize=_LOG_BYTES
+    ) as process:
         assert process.stderr is not None
         try:
             searched = (re.search(r"running on (http://127\.0\.0\.1:\d+)", line) for line in process.stderr)

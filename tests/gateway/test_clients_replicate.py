@@ -18,6 +18,7 @@ from replicate.client import Client
 from replicate.exceptions import ModelError, ReplicateError
 
 from embeddinggemma.vectors import OUTPUT_DTYPES
+from tests.support.javascript import JavaScript
 from tests.support.replicate import MODEL, VERSION
 from tests.support.servers import HeldServer, RunningServer, running_gateway
 from tools import SCRIPTS
@@ -44,36 +45,18 @@ def python(gateway: str) -> Client:
     return client
 
 
-class JavaScript:
-    """The npm client in Node.js, as `replicate`."""
-
-    def __init__(self, gateway: str, node_modules: Path) -> None:
-        self.node_modules = node_modules
-        self.before = (
-            'import Replicate from "replicate";\n'
-            f'const replicate = new Replicate({{ baseUrl: "{gateway}/v1", auth: "none" }});\n'
-        )
-
-    def __call__(self, program: str, **constants: Any) -> Any:
-        """Run a program that uses these constants, and return what it passes to `answer`."""
-        given = "".join(f"const {name} = {json.dumps(value)};\n" for name, value in constants.items())
-        answer = "const answer = (value) => console.log(JSON.stringify(value));\n"
-        finished = subprocess.run(
-            ["node", "--input-type=module", "-"],
-            input=self.before + given + answer + program,
-            cwd=self.node_modules,
-            capture_output=True,
-            text=True,
-            timeout=1200,
-            check=False,
-        )
-        assert finished.returncode == 0, finished.stderr
-        return json.loads(finished.stdout)
-
-
 @pytest.fixture(scope="module")
 def javascript(gateway: str, node_modules: Path) -> JavaScript:
-    return JavaScript(gateway, node_modules)
+    return _javascript(gateway, node_modules)
+
+
+def _javascript(gateway: str, node_modules: Path) -> JavaScript:
+    """Return the npm client, as `replicate`."""
+    before = (
+        'import Replicate from "replicate";\n'
+        f'const replicate = new Replicate({{ baseUrl: "{gateway}/v1", auth: "none" }});\n'
+    )
+    return JavaScript(node_modules, before)
 
 
 @pytest.mark.parametrize("inputs", INPUTS)
@@ -222,7 +205,7 @@ def test_python_cancels_a_running_prediction(held_gateway: str, held: HeldServer
 def test_javascript_cancels_a_running_prediction_by_a_signal(
     held_gateway: str, held: HeldServer, node_modules: Path
 ) -> None:
-    javascript = JavaScript(held_gateway, node_modules)
+    javascript = _javascript(held_gateway, node_modules)
     program = """
       const { readFileSync } = await import("node:fs");
       const begun = () => readFileSync(events, "utf8").split("begun").length - 1;
