@@ -33,7 +33,7 @@ _ANSWERED = re.compile(r"Prediction failed: (?!(?:Async prediction failed: )?Bro
 _MAX_ERROR = 10_000
 """Bytes of such a failed prediction, at most; it is far shorter."""
 BUSY_SECONDS = 5.0
-"""How long a request is sent again to containers that have no free slot after all: somebody else may use them, too."""
+"""How long a request waits for containers that start, or have no free slot after all: others may use them, too."""
 _MIN_PAUSE, _MAX_PAUSE = 0.005, 1.0
 """Seconds between two such tries."""
 
@@ -81,6 +81,8 @@ class Containers:
         self._file_seen: tuple[int, ...] = ()
         self._file_problem = ""
         self._containers = {url: Container(url) for url in settings.containers}
+        self._leaving: list[Container] = []
+        """Taken out, with requests that must not wait for ever."""
         self._waiting: deque[asyncio.Event] = deque()
         self._watcher: asyncio.Task[None] | None = None
 
@@ -137,7 +139,7 @@ class Containers:
             method: of HTTP.
             work: about how many tokens the request has.
             headers: to send besides the content's type.
-            busy_seconds: how long to go on if the containers have no free slot.
+            busy_seconds: how long to go on if the containers start, or have no free slot.
             tell: is called with True when a container gets the request, and with False when it had no free slot.
 
         Raises:
@@ -145,13 +147,14 @@ class Containers:
 
         """
         sent = {"Content-Type": "application/json", **(headers or {})}
-        failures, pause, again = 0, _MIN_PAUSE, False
+        failures, pause = 0, _MIN_PAUSE
         until = time.monotonic() + busy_seconds
+        container: Container | None = None
         while True:
-            async with self._place(work, again=again) as container:
+            await self._wait_for_a_start(until)
+            async with self._place(work, container) as container:
                 tell(True)
                 answer = await self._send(container, method, path, content, sent)
-            again = True
             if answer and answer.status == _NO_SLOT:
                 tell(False)
                 if time.monotonic() > until:
@@ -166,6 +169,14 @@ class Containers:
             if failures > 1:
                 raise _unanswered("the containers did not answer, twice; ask again later")
         raise Refusal(429, "every slot of the containers is taken; ask again later", retry_after=RETRY_SECONDS)
+
+    async def _wait_for_a_start(self, until: float) -> None:
+        """Wait while no container can be asked, but one is starting."""
+        while not self.ready() and self._one_starts() and time.monotonic() < until:
+            await asyncio.sleep(_MAX_PAUSE)
+
+    def _one_starts(self) -> bool:
+        return any((container.problem or "").startswith("STARTING") for container in self._containers.values())
 
     async def look_up(self, path: str) -> Answer:
         """Return a container's answer to a GET, which takes no place: it is small, and may ask how the container is.
@@ -225,14 +236,15 @@ class Containers:
         return answer
 
     @asynccontextmanager
-    async def _place(self, work: int, *, again: bool) -> AsyncIterator[Container]:
+    async def _place(self, work: int, last: Container | None) -> AsyncIterator[Container]:
         """Take a place in the container that has the least to do; wait for it, in turn, if all places are taken.
 
-        again: the request had a place before, so it is the next one, however many wait.
+        last: the container that did not answer the request before. So it is the next one, however many wait, and goes
+            to another container if there is one.
         """
-        container = None if self._waiting and not again else self._free()
+        container = None if self._waiting and not last else self._free(last)
         if not container:
-            container = await self._wait(again=again)
+            container = await self._wait(last)
         container.requests += 1
         container.work += work
         metrics.IN_CONTAINERS.inc()
@@ -245,12 +257,12 @@ class Containers:
             metrics.IN_CONTAINERS.dec()
             self._wake()
 
-    async def _wait(self, *, again: bool) -> Container:
+    async def _wait(self, last: Container | None) -> Container:
         self.check()
-        if len(self._waiting) >= self._settings.max_waiting and not again:
+        if len(self._waiting) >= self._settings.max_waiting and not last:
             raise Refusal(429, f"{len(self._waiting):,} requests are waiting; the limit is reached", retry_after=1)
         turn = asyncio.Event()
-        (self._waiting.appendleft if again else self._waiting.append)(turn)
+        (self._waiting.appendleft if last else self._waiting.append)(turn)
         container: Container | None = None
         with metrics.WAITING.track_inprogress():
             try:
@@ -258,17 +270,18 @@ class Containers:
                     await turn.wait()
                     turn.clear()
                     self.check()
-                    container = self._free()
+                    container = self._free(last)
                 return container
             finally:
                 self._waiting.remove(turn)
                 if not container:
                     self._wake()
 
-    def _free(self) -> Container | None:
-        """Return the container that has the least to do, of those that have a free place."""
+    def _free(self, last: Container | None = None) -> Container | None:
+        """Return the container that has the least to do, of those that have a free place; `last` only if it must be."""
         free = [container for container in self.ready() if container.requests < self._settings.max_at_once]
-        return _least_busy(free) if free else None
+        others = [container for container in free if container is not last]
+        return _least_busy(others or free) if free else None
 
     def _wake(self) -> None:
         """Let the first who waits look for a place, if there is one or if there can be none."""
@@ -282,7 +295,8 @@ class Containers:
 
     async def _look(self) -> None:
         self._read_file()
-        await asyncio.gather(*(self._look_at(container) for container in self._containers.values()))
+        self._leaving = [container for container in self._leaving if container.requests]
+        await asyncio.gather(*(self._look_at(container) for container in [*self._containers.values(), *self._leaving]))
 
     def _read_file(self) -> None:
         """Take containers in and out as the file says; one that cannot be read, or that names none, changes nothing."""
@@ -306,7 +320,9 @@ class Containers:
 
     def _change(self, urls: Sequence[str]) -> None:
         for url in self._containers.keys() - set(urls):
-            self._set_problem(self._containers.pop(url), "it was taken out")
+            container = self._containers.pop(url)
+            self._set_problem(container, "it was taken out")
+            self._leaving.append(container)
         for url in urls:
             self._containers.setdefault(url, Container(url))
 

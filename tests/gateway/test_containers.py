@@ -17,7 +17,7 @@ from tests.support.breaking_predictor import BREAKS_AT
 from tests.support.doors import PATHS, body_of, message_of
 from tests.support.gateways import Figures, figures, gateway_to, served
 from tests.support.servers import HeldServer, RunningServer, held_server, running_server
-from tools.client import Answer, Client, wait_until
+from tools.client import Answer, Client, request_bytes, wait_until
 from tools.reference_model import warm_cache
 from tools.server import start_server, wait_until_ready
 
@@ -107,6 +107,13 @@ def test_a_request_goes_where_the_fewest_tokens_are(held: HeldServer, second: He
         second.release()
 
 
+def test_a_request_goes_elsewhere_if_others_have_taken_every_slot(held: HeldServer, second: HeldServer) -> None:
+    with gateway_before(second.url, held.url) as gateway, second.held():
+        taken = second.fill_slots(SLOTS, request_bytes({"text": "a"}))
+        assert [embed(gateway).status for _ in range(3)] == [200] * 3
+        second.drop(taken)
+
+
 def test_requests_that_wait_have_their_turn_in_order(held: HeldServer) -> None:
     texts = [f"text {number}" for number in range(8)]
     with gateway_before(held.url, max_at_once=1) as gateway, ExitStack() as stack:
@@ -168,6 +175,20 @@ def test_what_a_frozen_container_had_is_answered_by_another(
                 assert not is_up(gateway, second.url)
         wait_until(lambda: is_up(gateway, second.url))
         wait_until(lambda: second.waiting() == 0)
+
+
+def test_what_a_frozen_container_had_is_answered_by_another_even_if_it_was_taken_out(
+    held: HeldServer, second: HeldServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "_SILENT_SECONDS", 1.0)
+    file = tmp_path / "containers"
+    file.write_text(second.url)
+    with gateway_before(containers_file=str(file)) as gateway, second.held(), sent(gateway, ["one"]) as [asked]:
+        wait_until(lambda: second.waiting() == 1)
+        with second.frozen():
+            file.write_text(held.url)
+            check_vectors([asked.result()], ["one"], held)
+    wait_until(lambda: second.waiting() == 0)
 
 
 def test_a_broken_container_is_left_out_until_it_is_started_anew(

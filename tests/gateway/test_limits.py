@@ -23,6 +23,7 @@ from tools.client import JSON, Answer, Client, readable, request_bytes, wait_unt
 
 MAX_BODY, MAX_TEXTS = 100_000, 3
 MAX_HEAD = 65_536
+SITE = "https://chat.example"
 SLOTS = Predictor.predict.__cog_concurrent_max__
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
@@ -49,9 +50,6 @@ NOT_JSON = {
     "a byte order mark": b'\xef\xbb\xbf{"input": "a"}',
     "UTF-16": '{"input": "a"}'.encode("utf-16"),
     "bytes that are not UTF-8": b'{"input": "\xff\xfe"}',
-    "an encoded surrogate": b'{"input": "\xed\xa0\x80"}',
-    "a high surrogate alone": b'{"input": "\\ud800"}',
-    "surrogates in the wrong order": b'{"input": "\\ude00\\ud83d"}',
     "a control character": b'{"input": "a\nb"}',
     "1,500 lists": b'{"input": ' + b"[" * 1500 + b"]" * 1500 + b"}",
 }
@@ -125,7 +123,8 @@ def test_too_many_texts_are_refused(gateway: RunningGateway, door: str) -> None:
 
 
 def test_beyond_the_places_requests_wait_and_beyond_the_queue_they_are_refused(held: HeldServer) -> None:
-    with served(gateway_to(held.url, hosts=("127.0.0.1",), max_at_once=1, max_waiting=1)) as gateway:
+    limits = {"max_at_once": 1, "max_waiting": 1}
+    with served(gateway_to(held.url, hosts=("127.0.0.1",), origins=(SITE,), **limits)) as gateway:
         statuses: list[int] = []
         threads = [
             threading.Thread(target=lambda: statuses.append(post(gateway, "tei", body_of("tei", "a")).status))
@@ -138,9 +137,10 @@ def test_beyond_the_places_requests_wait_and_beyond_the_queue_they_are_refused(h
             wait_until(lambda: "gateway_requests_waiting 1.0" in gateway.send(method="GET", path="/metrics").text)
             for door, path in PATHS.items():
                 with closing(http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=600)) as connection:
-                    connection.request("POST", path, json.dumps(body_of(door, "a")), JSON)
+                    connection.request("POST", path, json.dumps(body_of(door, "a")), JSON | {"Origin": SITE})
                     refused = connection.getresponse()
                     assert (refused.status, refused.headers["Retry-After"]) == (429, "1"), door
+                    assert refused.headers["Access-Control-Allow-Origin"] == SITE
                     message = message_of(door, json.loads(refused.read()))
                     assert message == "1 requests are waiting; the limit is reached"
             for path in ("/health", "/health-check", "/openapi.json", "/v1/models", "/metrics"):
@@ -266,6 +266,21 @@ def test_what_is_not_json_by_the_letter_is_refused(gateway: RunningGateway, door
     refused = post(gateway, door, NOT_JSON[name])
     assert refused.status == 400
     assert message_of(door, refused.json()).startswith("the body is not JSON: ")
+
+
+SURROGATES = {
+    "an encoded surrogate": b'{"input": "\xed\xa0\x80"}',
+    "a high surrogate alone": b'{"input": "\\ud800"}',
+    "surrogates in the wrong order": b'{"input": "\\ude00\\ud83d"}',
+}
+
+
+@pytest.mark.parametrize("door", PATHS)
+@pytest.mark.parametrize("name", SURROGATES)
+def test_a_lone_surrogate_is_refused_with_its_field(gateway: RunningGateway, door: str, name: str) -> None:
+    refused = post(gateway, door, SURROGATES[name])
+    assert refused.status == 400
+    assert message_of(door, refused.json()) == "input has a lone surrogate; send valid Unicode"
 
 
 @pytest.mark.parametrize("door", PATHS)
