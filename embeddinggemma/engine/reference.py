@@ -1,5 +1,6 @@
 """The model's own reference, sentence-transformers, as an engine: slow; the native engine is compared with it."""
 
+import json
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -7,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from embeddinggemma.engine.checkpoint import Config
 from embeddinggemma.engine.contract import check_ids
 
 # Earlier versions ignore `use_bidirectional_attention`, and attention is silently causal.
@@ -41,7 +41,7 @@ class SentenceTransformersModel:
             model_kwargs={"dtype": dtype, "use_safetensors": True},
         )
         self._device = device
-        self._vocab_size = Config.load(folder / "config.json").vocab_size
+        self._vocab_size: int = json.loads((folder / "config.json").read_text())["vocab_size"]
         self._transformer, self._pooling, *dense = list(model)[:4]
         self._dense = [layer.float() for layer in dense]
 
