@@ -28,6 +28,7 @@ _SILENT_SECONDS = 30.0
 RETRY_SECONDS = 2
 """When a client may ask again that no container could answer."""
 _NO_SLOT = 409
+_BYTES_PER_TOKEN = 4  # of English; only to tell large requests from small ones
 _ANSWERED = re.compile(r"Prediction failed: (?!(?:Async prediction failed: )?BrokenEncoderError: )")
 """How the error of a failed prediction begins, unless the container's process has died or its encoder is broken."""
 _MAX_ERROR = 10_000
@@ -122,7 +123,7 @@ class Containers:
         content: bytes,
         *,
         method: str = "POST",
-        work: int = 0,
+        work: int | None = None,
         headers: Mapping[str, str] | None = None,
         busy_seconds: float = BUSY_SECONDS,
         tell: Callable[[bool], None] = lambda _: None,
@@ -137,7 +138,7 @@ class Containers:
             path: of the container's server.
             content: the body, as JSON.
             method: of HTTP.
-            work: about how many tokens the request has.
+            work: about how many tokens the request has; None: judged by its bytes.
             headers: to send besides the content's type.
             busy_seconds: how long to go on if the containers start, or have no free slot.
             tell: is called with True when a container gets the request, and with False when it had no free slot.
@@ -147,6 +148,7 @@ class Containers:
 
         """
         sent = {"Content-Type": "application/json", **(headers or {})}
+        work = len(content) // _BYTES_PER_TOKEN if work is None else work
         failures, pause = 0, _MIN_PAUSE
         until = time.monotonic() + busy_seconds
         container: Container | None = None

@@ -35,8 +35,7 @@ async def _predict(request: Request) -> Response:
         _check_id(request.path_params["id"])
     headers = {"Prefer": request.headers["Prefer"]} if "Prefer" in request.headers else {}
     containers: Containers = request.app.state.containers
-    work = len(body) // 4
-    asked = containers.ask(request.url.path, body, method=request.method, work=work, headers=headers)
+    asked = containers.ask(request.url.path, body, method=request.method, headers=headers)
     answer = await unless_left(request, asked)
     return _passed(answer)
 

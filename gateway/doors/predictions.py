@@ -154,7 +154,6 @@ class Predictions:
                 f"/predictions/{prediction.id}",
                 content,
                 method="PUT",
-                work=len(content) // 4,
                 busy_seconds=QUEUE_SECONDS,
                 tell=partial(self._began, prediction),
             )

@@ -36,8 +36,6 @@ PROMPTS = {
 
 _DIRECTIONS = ("right", "Right")
 """In which a text can be truncated: its start is kept."""
-
-
 _MAX_CHARACTERS = 65_536
 """Of a text to tokenize: longer ones take too long."""
 
