@@ -48,7 +48,13 @@ class _Job:
     queue_ms: float | None = None
     encode_ms: float = 0.0
     batch_texts: int = 0
-    done: dict[int, Float32Array] = field(default_factory=dict)
+    answer: Float32Array | None = None
+    """The vectors so far, in their places; made when the first arrive, whose size it takes."""
+    missing: int = field(init=False)
+    """Texts without a vector."""
+
+    def __post_init__(self) -> None:
+        self.missing = len(self.token_ids)
 
 
 _Batch = list[tuple[_Job, int]]
@@ -169,12 +175,18 @@ class Batcher:
         except Exception as error:
             await self._retry(batch, error)
             return
+        if len(vectors) != len(batch):
+            raise ValueError(f"the encoder gave {len(vectors)} vectors for {len(batch)} texts")
         elapsed = (time.perf_counter() - started) * 1000
         for job in jobs:
             job.encode_ms += elapsed
             job.batch_texts = max(job.batch_texts, len(batch))
-        for (job, position), vector in list(zip(batch, vectors, strict=True)):  # a list: checks the count first
-            _deliver(job, position, vector)
+        rows: dict[int, list[int]] = {}
+        for row, (job, _) in enumerate(batch):
+            rows.setdefault(id(job), []).append(row)
+        for job in jobs:
+            of_job = rows[id(job)]
+            _deliver(job, [batch[row][1] for row in of_job], vectors[of_job])
 
     async def _retry(self, batch: _Batch, error: Exception) -> None:
         smaller_batches = _split(batch, error)
@@ -210,10 +222,15 @@ def _split(batch: _Batch, error: Exception) -> list[_Batch]:
     return list(by_request.values())
 
 
-def _deliver(job: _Job, position: int, vector: Float32Array) -> None:
-    job.done[position] = vector.copy()  # a view would keep the whole batch's vectors in memory
-    if len(job.done) == len(job.token_ids) and not job.vectors.done():
-        job.vectors.set_result(np.stack([job.done[position] for position in range(len(job.token_ids))]))
+def _deliver(job: _Job, positions: list[int], vectors: Float32Array) -> None:
+    if job.vectors.done():
+        return
+    if job.answer is None:
+        job.answer = np.empty((len(job.token_ids), vectors.shape[1]), np.float32)
+    job.answer[positions] = vectors
+    job.missing -= len(positions)
+    if not job.missing:
+        job.vectors.set_result(job.answer)
 
 
 def _fail(batch: _Batch, error: Exception) -> None:

@@ -276,7 +276,7 @@ def test_a_batcher_that_ended_leaves_no_request_waiting(caplog: pytest.LogCaptur
         waiting = await _waiting(*(_vectors(batcher, _text(i, 10)) for i in range(5)))
         for answer in await asyncio.gather(*waiting, return_exceptions=True):
             assert isinstance(answer, BrokenEncoderError)
-            assert "the batcher has ended: ValueError" in str(answer)
+            assert "the encoder gave 1 vectors for 2 texts" in str(answer)
         with pytest.raises(BrokenEncoderError):
             batcher.check()
 
