@@ -170,8 +170,8 @@ def test_the_metrics_table_names_metrics_of_the_server(server: RunningServer) ->
 
 
 REFUSED: dict[str, dict[str, Any]] = {
-    "neither text nor texts was given": {},
-    "text and texts were both given": {"text": "one", "texts": ["two"]},
+    "no text was given": {},
+    "text and texts were given together": {"text": "one", "texts": ["two"]},
     "texts[2] is empty": {"texts": ["one", "two", " "]},
     "texts has 1,025 texts": {"texts": ["one"] * 1025},
     "title goes with task retrieval_document only": {"text": "one", "title": "two", "task": "clustering"},
