@@ -11,7 +11,7 @@ import requests
 
 MAX_INLINE = 32_000_000
 """Bytes of a file within an answer. Cog's server reads it there several times: a file of this size keeps a short text
-waiting for some 0.2 s and takes 0.2 GB in each of its two processes; one of four times the size, 0.6 s and 1 GB."""
+waiting for some 0.2 s and takes 0.3 GB in each of its two processes; of four times the size, 0.6 s and up to 1 GB."""
 _TIMEOUT = 60.0  # seconds without a byte
 _PAUSES = (1.0, 5.0, 0.0)  # seconds after each try that failed
 _TEMPORARY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)  # besides those from 500 on
