@@ -32,7 +32,7 @@ class Replicate:
 
     def __init__(self, settings: Settings, containers: Containers) -> None:
         """Answer with what the containers say."""
-        self.predictions = Predictions(containers)
+        self.predictions = Predictions(containers, keeps_ended=settings.keeps_predictions)
         self._settings = settings
         self._containers = containers
         self._created_at = timestamp(datetime.now(UTC))
@@ -135,9 +135,11 @@ class Replicate:
         }
 
     def _find(self, request: Request) -> Prediction:
+        if not self._settings.keeps_predictions:  # even if this process happens to run it
+            raise Refusal(404, _KEEPS_NONE)
         prediction = self.predictions.find(request.path_params["id"])
         if prediction is None:
-            raise Refusal(404, "Prediction not found" if self._settings.keeps_predictions else _KEEPS_NONE)
+            raise Refusal(404, "Prediction not found")
         return prediction
 
 
