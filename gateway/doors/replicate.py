@@ -147,9 +147,12 @@ async def _now_or_never(request: Request, task: asyncio.Task[None], wait: int | 
     """Wait until a prediction has ended that nobody can ask for later; cancel it if its client hangs up, or in time."""
     try:
         async with asyncio.timeout(wait):
-            await unless_left(request, task)
+            await unless_left(request, asyncio.wait({task}))
     except TimeoutError:
         raise Refusal(504, f"the prediction did not end within {wait} s; {_KEEPS_NONE}") from None
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 def _invalid_fields(body: dict[str, Any], *, needs_version: bool) -> list[dict[str, str]]:
