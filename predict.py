@@ -7,34 +7,36 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Optional, TypeVar
+from importlib import import_module
+from typing import Any, Optional, TypeVar, cast
 
 import cog
 import numpy.typing as npt
-from cog import BaseModel, BasePredictor, Input
+from cog import BaseModel, BasePredictor, Input, Path
 
 from embeddinggemma import Embedder
-from embeddinggemma.batching import Batcher, Encoded
+from embeddinggemma.batching import Batcher
 from embeddinggemma.engine.contract import Float32Array
 from embeddinggemma.leftovers import Leftovers
 from embeddinggemma.request import Request, check_request
 from embeddinggemma.settings import Settings
 from embeddinggemma.tokenizer import MAX_TOKENS, TokenizedText, check_whole, describe_tokens, turns
-from embeddinggemma.traffic_log import TrafficLog
+from embeddinggemma.traffic_log import Served, TrafficLog
 from embeddinggemma.vectors import finish, serialize
 
 Result = TypeVar("Result")
 
 
 class Output(BaseModel):
-    """One vector for `text`, or a vector for each of `texts`."""
+    """One vector for `text`, a vector for each of `texts`, or a file with a vector for each row of `texts_file`."""
 
     embedding: Any
+    file: Optional[Path]
     output_format: str
     shape: list[int]
     processing_time_ms: float
-    tokens: list[int]
-    truncated: list[bool]
+    tokens: Any
+    truncated: Any
 
 
 class Predictor(BasePredictor):
@@ -65,6 +67,10 @@ class Predictor(BasePredictor):
         text: Optional[str] = Input(description="The text to embed. For several texts, use texts.", default=None),
         texts: Optional[list[str]] = Input(
             description="Up to 1,024 texts to embed in one request: one vector each, in the same order.", default=None
+        ),
+        texts_file: Optional[Path] = Input(
+            description="A file with any number of texts: JSONL of strings or of objects with text and perhaps title and id, a JSON array of these, or plain text with a text in each line; also packed with gzip. The vectors are then a file, too.",
+            default=None,
         ),
         task: str = Input(
             description="What the vector is for: retrieval_document for the texts to search, retrieval_query for the query; each task but none puts its own prompt before the text.",
@@ -107,13 +113,22 @@ class Predictor(BasePredictor):
             description="Cut a text after 2,048 tokens, prompt included. If false, such a text is an error.",
             default=True,
         ),
+        skip_invalid: bool = Input(
+            description="For texts_file: leave out rows that cannot be embedded, and list them in the log. If false, one such row is an error.",
+            default=False,
+        ),
+        upload_url: Optional[str] = Input(
+            description="For texts_file: a URL at which the file of vectors is stored by PUT. Without it the file is within the answer and has at most 32,000,000 bytes.",
+            default=None,
+        ),
     ) -> Output:
-        """Embed one text, or several."""
+        """Embed one text, several, or a file of them."""
         started = time.perf_counter()
         with self.leftovers.prediction(), self.traffic_log.request() as served:
             request = check_request(
                 text=text,
                 texts=texts,
+                texts_file=texts_file,
                 task=task,
                 title=title,
                 embedding_dim=embedding_dim,
@@ -121,19 +136,24 @@ class Predictor(BasePredictor):
                 output_format=output_format,
                 output_dtype=output_dtype,
                 truncate=truncate,
+                skip_invalid=skip_invalid,
+                upload_url=upload_url,
             )
+            if texts_file is not None:
+                return await self._embed_file(texts_file, request, served, started)
             tokenized = await self._tokenize(request)
             _log_truncated(tokenized)
             encoded = await self.batcher.encode([text.ids for text in tokenized])
             embedding, shape = await _apart(request, _finish, encoded.vectors, request)
             tokens = [len(text.ids) for text in tokenized]
             served.texts, served.tokens = len(tokens), sum(tokens)
-            self._record_metrics(encoded, served.tokens)
+            self._record_metrics(served.tokens, encoded.queue_ms, encoded.encode_ms, encoded.batch_texts)
         return Output(
             embedding=embedding,
+            file=None,
             output_format=request.output_format,
             shape=shape,
-            processing_time_ms=round((time.perf_counter() - started) * 1000, 3),
+            processing_time_ms=_milliseconds_since(started),
             tokens=tokens,
             truncated=[text.truncated for text in tokenized],
         )
@@ -160,11 +180,32 @@ class Predictor(BasePredictor):
             check_whole(tokenized, request.single)
         return tokenized
 
-    def _record_metrics(self, encoded: Encoded, tokens: int) -> None:
+    async def _embed_file(self, path: Path, request: Request, served: Served, started: float) -> Output:
+        await asyncio.to_thread(import_module, "embeddinggemma.texts_file.embedding")  # some tenths of a second
+        from embeddinggemma.texts_file.embedding import FileEmbedder
+
+        summary = await FileEmbedder(path, request, self.tokenizer, self.batcher).embed()
+        served.texts, served.tokens = summary.texts, summary.tokens
+        self._record_metrics(summary.tokens, summary.queue_ms, summary.encode_ms, summary.batch_texts)
+        return Output(
+            embedding=None,
+            file=cast(Path, summary.file),  # a URI
+            output_format=summary.format,
+            shape=summary.shape,
+            processing_time_ms=_milliseconds_since(started),
+            tokens=summary.tokens,
+            truncated=summary.truncated,
+        )
+
+    def _record_metrics(self, tokens: int, queue_ms: float, encode_ms: float, batch_texts: int) -> None:
         self.record_metric("tokens", tokens)
-        self.record_metric("queue_ms", round(encoded.queue_ms, 3))
-        self.record_metric("encode_ms", round(encoded.encode_ms, 3))
-        self.record_metric("batch_texts", encoded.batch_texts)
+        self.record_metric("queue_ms", round(queue_ms, 3))
+        self.record_metric("encode_ms", round(encode_ms, 3))
+        self.record_metric("batch_texts", batch_texts)
+
+
+def _milliseconds_since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 3)
 
 
 async def _apart(request: Request, work: Callable[..., Result], *arguments: Any) -> Result:

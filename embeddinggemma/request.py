@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from embeddinggemma.prompts import add_prompt
 from embeddinggemma.validation import check_choice, check_string, check_text, check_texts
@@ -19,7 +21,8 @@ class Request:
     """What a caller asks for."""
 
     prompted: tuple[str, ...]
-    """The texts with their prompts, in the caller's order."""
+    """The texts with their prompts, in the caller's order; none, if they are in a file."""
+    task: str
     title: str | None
     """The title in each of these prompts."""
     single: bool
@@ -29,6 +32,10 @@ class Request:
     output_format: str
     output_dtype: str
     truncate: bool
+    skip_invalid: bool
+    """Whether rows of a file that cannot be embedded are left out; otherwise they fail the request."""
+    upload_url: str | None
+    """Where a file of vectors is stored, instead of within the answer."""
 
     @property
     def is_small(self) -> bool:
@@ -40,6 +47,7 @@ def check_request(
     *,
     text: str | None,
     texts: Sequence[str] | None,
+    texts_file: object,
     task: str,
     title: str | None,
     embedding_dim: int,
@@ -47,6 +55,8 @@ def check_request(
     output_format: str,
     output_dtype: str,
     truncate: bool,
+    skip_invalid: bool,
+    upload_url: str | None,
 ) -> Request:
     """Return the request if it can be answered.
 
@@ -59,11 +69,29 @@ def check_request(
     check_choice("output_dtype", output_dtype, OUTPUT_DTYPES)
     if title is not None:
         check_string("title", title)
+    _check_one_given(text=text, texts=texts, texts_file=texts_file)
+    if texts_file is None:
+        _check_no_file_options(skip_invalid, upload_url)
+    else:
+        _check_file(texts_file, output_format, upload_url)
+    add_prompt("", task, title)  # refuses what goes with no text
     prompted = tuple(add_prompt(given, task, title) for given in _check_texts(text, texts))
     dimension = int(embedding_dim)  # JSON may write 128 as 128.0
     if output_format == "array":
         _check_numbers(len(prompted), dimension // 8 if output_dtype == "ubinary" else dimension)
-    return Request(prompted, title, text is not None, dimension, normalize, output_format, output_dtype, truncate)
+    return Request(
+        prompted,
+        task,
+        title,
+        text is not None,
+        dimension,
+        normalize,
+        output_format,
+        output_dtype,
+        truncate,
+        skip_invalid,
+        upload_url,
+    )
 
 
 def _check_numbers(texts: int, numbers: int) -> None:
@@ -74,17 +102,48 @@ def _check_numbers(texts: int, numbers: int) -> None:
         )
 
 
+def _check_one_given(**inputs: object) -> None:
+    given = [name for name, value in inputs.items() if value is not None]
+    if len(given) != 1:
+        what = f"{' and '.join(given)} were given together" if given else "no text was given"
+        raise ValueError(f"{what}; give one of text, texts and texts_file")
+
+
+def _check_no_file_options(skip_invalid: bool, upload_url: str | None) -> None:
+    if skip_invalid:
+        raise ValueError("skip_invalid is true; it goes with texts_file only")
+    if upload_url is not None:
+        raise ValueError("upload_url was given; it goes with texts_file only")
+
+
+def _check_file(texts_file: object, output_format: str, upload_url: str | None) -> None:
+    if not isinstance(texts_file, Path):  # what Cog's server has not fetched, such as the path of a file of our own
+        raise ValueError("texts_file is no file; give an http or https URL, or a data URI")
+    if output_format == "array":
+        raise ValueError("output_format is array; with texts_file the vectors are a file, so leave output_format out")
+    if upload_url is not None and not _is_url(upload_url):
+        raise ValueError("upload_url is no URL; give an http or https URL that takes a PUT")
+
+
+def _is_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
 def _check_texts(text: str | None, texts: Sequence[str] | None) -> Sequence[str]:
-    if text is not None and texts is not None:
-        raise ValueError("text and texts were both given; give text for one text or texts for several")
     if text is not None:
         check_text("text", text)
         return [text]
     if texts is None:
-        raise ValueError("neither text nor texts was given; give text for one text or texts for several")
+        return []
     if not texts:
         raise ValueError(f"texts is empty; give between 1 and {MAX_TEXTS:,} texts")
     if len(texts) > MAX_TEXTS:
-        raise ValueError(f"texts has {len(texts):,} texts; the limit is {MAX_TEXTS:,}, so send several requests")
+        raise ValueError(
+            f"texts has {len(texts):,} texts; the limit is {MAX_TEXTS:,}, so give texts_file, or send several requests"
+        )
     check_texts(texts)
     return texts

@@ -33,7 +33,7 @@ def embed(texts: Sequence[str], task: str, where: str = URL, embedding_dim: int 
     for start in range(0, len(texts), MAX_TEXTS):
         inputs = {"texts": list(texts[start : start + MAX_TEXTS]), "task": task, "embedding_dim": embedding_dim}
         try:
-            output = _from_container(where, inputs) if "://" in where else _from_replicate(where, inputs)
+            output = ask_container(where, inputs) if "://" in where else _from_replicate(where, inputs)
         except Exception as error:
             error.add_note(f"This request began with texts[{start}].")
             raise
@@ -41,7 +41,8 @@ def embed(texts: Sequence[str], task: str, where: str = URL, embedding_dim: int 
     return np.concatenate(parts)
 
 
-def _from_container(url: str, inputs: dict[str, Any]) -> Any:
+def ask_container(url: str, inputs: dict[str, Any]) -> Any:
+    """Return the output of a prediction; raises as `embed` does."""
     with requests.Session() as session:
         session.trust_env = urlsplit(url).hostname not in _THIS_MACHINE
         session.mount(url, HTTPAdapter(max_retries=_RETRIES))

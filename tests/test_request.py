@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,19 @@ from tests.support.inputs import DEFAULTS, REFUSED
 
 def test_one_text_is_a_request_for_one_vector() -> None:
     request = check_request(**DEFAULTS | {"text": "hello"})
-    assert request == Request(("title: none | text: hello",), None, True, 768, True, "base64", "float32", True)
+    assert request == Request(
+        ("title: none | text: hello",),
+        "retrieval_document",
+        title=None,
+        single=True,
+        dimension=768,
+        normalize=True,
+        output_format="base64",
+        output_dtype="float32",
+        truncate=True,
+        skip_invalid=False,
+        upload_url=None,
+    )
 
 
 def test_texts_keep_their_order_and_share_the_title() -> None:
@@ -22,7 +35,21 @@ def test_a_whole_number_may_be_written_as_json_writes_fractions() -> None:
     assert isinstance(request.dimension, int)
 
 
-@pytest.mark.parametrize(("inputs", "message"), REFUSED)
+FILE = {"texts_file": Path("texts.jsonl")}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        *REFUSED,
+        (FILE | {"texts": ["a"]}, "^texts and texts_file were given together"),
+        (FILE | {"output_format": "array"}, "^output_format is array; with texts_file the vectors are a file"),
+        (FILE | {"title": "T", "task": "none"}, "^title goes with task retrieval_document only"),
+        (FILE | {"upload_url": "ftp://example.com/a"}, "^upload_url is no URL; give an http or https URL"),
+        (FILE | {"upload_url": "https://[example"}, "^upload_url is no URL"),
+        (FILE | {"upload_url": "/etc/passwd"}, "^upload_url is no URL"),
+    ],
+)
 def test_a_bad_request_is_refused_with_the_reason(inputs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_request(**DEFAULTS | inputs)

@@ -45,7 +45,8 @@ def test_one_text_gives_one_vector_and_its_bookkeeping(server: RunningServer, em
     output = server.predict(text=TEXTS[0], output_format="array")
     assert np.abs(np.array(output.pop("embedding")) - embedder.embed(TEXTS[:1])[0]).max() < 1e-5
     assert output.pop("processing_time_ms") > 0
-    assert output == {"output_format": "array", "shape": [768], "tokens": [12], "truncated": [False]}
+    described = {"output_format": "array", "shape": [768], "tokens": [12], "truncated": [False]}
+    assert output == {"file": None, **described}
 
 
 def test_truncation_is_reported_and_logged_without_the_text(server: RunningServer) -> None:

@@ -80,11 +80,11 @@ def read_rows(part_slice: Slice, options: Options) -> Iterator[Row | Reject]:
     if part_slice.format == "text":
         for name in part_slice.files:
             raw, file = _read_text(part_slice.path / name, options.encoding), shown(name)
-            yield _checked(raw, file, file, 1, Options())
+            yield checked(raw, file, file, 1, Options())
         return
     with naming(part_slice.path, part_slice.format):
         for number, raw in enumerate(raw_rows(part_slice, options), part_slice.first_row):
-            yield _checked(raw, f"{part_slice.name}:{number}", part_slice.name, number, options)
+            yield checked(raw, f"{part_slice.name}:{number}", part_slice.name, number, options)
 
 
 def raw_rows(part_slice: Slice, options: Options) -> Iterator[RawRow]:
@@ -99,7 +99,8 @@ def raw_rows(part_slice: Slice, options: Options) -> Iterator[RawRow]:
     return _byte_rows(part_slice, options)
 
 
-def _checked(raw: RawRow, default_id: str, file: str, number: int, options: Options) -> Row | Reject:
+def checked(raw: RawRow, default_id: str, file: str, number: int, options: Options) -> Row | Reject:
+    """Return a row whose text can be embedded, or why it cannot; the default is the id of a row without one."""
     row_id = default_id
     try:
         if isinstance(raw, ValueError):
@@ -175,26 +176,40 @@ def _byte_rows(part_slice: Slice, options: Options) -> Iterator[RawRow]:
 
 
 def _jsonl_rows(stream: ByteStream, _slice: Slice, _options: Options) -> Iterator[RawRow]:
-    return (_parse_json("line", line) for line in lines(stream))
+    return (_json_row("line", line) for line in lines(stream))
 
 
 def _json_rows(stream: ByteStream, _slice: Slice, _options: Options) -> Iterator[RawRow]:
-    return (_parse_json("element", element[:-1]) for element in json_elements(stream))
+    return (_json_row("element", element[:-1]) for element in json_elements(stream))
 
 
-def _parse_json(name: str, data: bytes) -> RawRow:
+def _json_row(name: str, data: bytes) -> RawRow:
+    value = parse_json(name, data, f"; {CHOOSE_ENCODING}")
+    if isinstance(value, dict | ValueError):
+        return value
+    return ValueError(f"the {name} is {a_type(value)}, not an object")
+
+
+def parse_json(name: str, data: bytes, advice: str = "") -> Any:
+    """Return the value of a line or an element, or, as a ValueError, the reason why it has none.
+
+    Args:
+        name: what it is.
+        data: its bytes.
+        advice: what to do if they are not UTF-8.
+
+    """
     try:
         text = data.decode("utf-8-sig")
         if not text or text.isspace():
             return ValueError(f"the {name} is empty")
-        value = json.loads(text)
+        return json.loads(text)
     except UnicodeDecodeError as error:
-        return ValueError(f"the {name} is not UTF-8 at byte {error.start}; {CHOOSE_ENCODING}")
+        return ValueError(f"the {name} is not UTF-8 at byte {error.start}{advice}")
     except json.JSONDecodeError as error:
         return ValueError(f"the {name} is not JSON: {error.msg} at character {error.pos}")
     except (RecursionError, ValueError):
         return ValueError(f"the {name} is JSON, but nested too deeply or with a number too long to be read")
-    return value if isinstance(value, dict) else ValueError(f"the {name} is {a_type(value)}, not an object")
 
 
 def csv_format(format: str, options: Options) -> CsvFormat:

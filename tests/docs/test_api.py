@@ -13,6 +13,7 @@ import pytest
 
 from embeddinggemma import Embedder
 from embeddinggemma.request import check_request
+from embeddinggemma.texts_file.sending import MAX_INLINE
 from embeddinggemma.vectors import OUTPUT_DTYPES
 from tests.support.documents import JAVASCRIPT_DECODER, first_column, printed, run, section
 from tests.support.inputs import DEFAULTS
@@ -22,6 +23,7 @@ from tools.reference_model import warm_cache
 
 PYTHON_DECODER = printed("docs/api.md", "python", "def decode(")
 LIBRARY = printed("docs/api.md", "python", "Embedder.load(settings)")
+FILE_OF_TEXTS = printed("docs/api.md", "python", "data:text/plain;base64,")
 SEARCH = printed("docs/api.md", "python", "np.argsort(")
 GATEWAY = printed("docs/api.md", "bash", "scripts/gateway")
 AT_GATEWAY = printed("docs/api.md", "bash", "REPLICATE_BASE_URL")
@@ -164,14 +166,25 @@ def test_the_gateways_commands_run_as_printed(server: RunningServer, tmp_path: P
     assert found.startswith("(768,) [")
 
 
+def test_a_file_of_texts_is_sent_as_printed(server: RunningServer) -> None:
+    assert run("python", "-c", FILE_OF_TEXTS.replace("http://127.0.0.1:5000", server.url)) == "(2, 768)\n"
+
+
+def test_the_limit_within_an_answer_is_as_many_rows_as_is_said() -> None:
+    said = " ".join(section("docs/api.md", "Files of texts").split())
+    assert f"{MAX_INLINE:,} bytes of vectors" in said
+    for dtype, bytes_of_a_row in (("float32", 3072), ("int8", 768), ("ubinary", 96)):
+        assert re.search(rf"{MAX_INLINE // bytes_of_a_row:,}( rows)? of (768 )?`{dtype}`", said)
+
+
 def test_the_metrics_table_names_metrics_of_the_server(server: RunningServer) -> None:
     measured = server.post(text="one text").json()["metrics"]
     assert set(first_column(section("docs/api.md", "Metrics"))) <= set(measured)
 
 
 REFUSED: dict[str, dict[str, Any]] = {
-    "neither text nor texts was given": {},
-    "text and texts were both given": {"text": "one", "texts": ["two"]},
+    "no text was given": {},
+    "text and texts were given together": {"text": "one", "texts": ["two"]},
     "texts[2] is empty": {"texts": ["one", "two", " "]},
     "texts has 1,025 texts": {"texts": ["one"] * 1025},
     "title goes with task retrieval_document only": {"text": "one", "title": "two", "task": "clustering"},

@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks import serving
+from benchmarks import serving, texts_file
 from tests.support.documents import PAGES
 from tools import PROJECT
 
@@ -25,3 +25,12 @@ def test_what_is_said_beside_the_model_was_measured() -> None:
     assert f"on {figures['cores']} cores that client and server share: {ours:,.0f} short requests" in said
     assert f"{ours / trivial:.0%}".replace("%", " %") + " of a `predict()`" in said
     assert f"and {texts:,.0f} texts a second" in said
+
+
+def test_a_file_of_a_million_texts_took_as_much_memory_as_is_said() -> None:
+    figures = json.loads((RESULTS / "texts_file.json").read_text())
+    assert texts_file.table(figures) == (RESULTS / "texts_file.md").read_text()
+    assert figures["rows"] == 1_000_000
+    assert figures["peak_mb"] < texts_file.MAX_MEMORY
+    said = " ".join(PAGES["docs/api.md"].split())
+    assert f"A million short texts take {(figures['peak_mb'] - figures['before_mb']) / 1000:.1f} GB of memory" in said

@@ -1,7 +1,9 @@
 """The scripts of examples/, run as a user runs them: they print the results that numpy gets from the same vectors."""
 
+import gzip
 import re
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,24 @@ def test_semantic_search_ranks_the_documents(server: RunningServer, query: str) 
     documents = semantic_search.DOCUMENTS
     assert title == query
     assert _scored(printed) == _ranked(documents, _similarities(server, documents, query, "retrieval_query"))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_of_texts_becomes_a_file_of_vectors(server: RunningServer, tmp_path: Path, packed: bool) -> None:
+    texts = ["Mars", "Venus", "Moon"]
+    content = "".join(f'"{text}"\n' for text in texts).encode()
+    (tmp_path / "texts.jsonl").write_bytes(gzip.compress(content) if packed else content)
+    changes = {"EMBEDDINGGEMMA_URL": server.url}
+    printed = run("python", EXAMPLES / "file_of_texts.py", tmp_path / "texts.jsonl", changes=changes, folder=tmp_path)
+    assert printed.startswith("texts.jsonl.npy: 3 vectors of 768 numbers, from ")
+    vectors = np.load(tmp_path / "texts.jsonl.npy")
+    assert np.abs(vectors - server.embed(texts, "retrieval_document")).max() < 1e-5
+
+
+def test_the_example_of_a_file_needs_none(server: RunningServer, tmp_path: Path) -> None:
+    changes = {"EMBEDDINGGEMMA_URL": server.url}
+    run("python", EXAMPLES / "file_of_texts.py", changes=changes, folder=tmp_path)
+    assert np.load(tmp_path / "planets.txt.npy").shape == (3, 768)
 
 
 @pytest.mark.parametrize(

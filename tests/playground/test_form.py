@@ -163,7 +163,7 @@ REFUSED = [
     (
         'await item(0).fill("a"); await field("text").fill("a");',
         "text",
-        "text and texts were both given;",
+        "text and texts were given together;",
         'await item(0).fill("");',
     ),
     (
@@ -172,7 +172,7 @@ REFUSED = [
         "output_format is array: 129 texts",
         'await field("output_format").selectOption("base64");',
     ),
-    ("", None, "neither text nor texts was given;", 'await field("text").fill("a");'),
+    ("", None, "no text was given;", 'await field("text").fill("a");'),
 ]
 
 

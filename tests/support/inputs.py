@@ -5,6 +5,7 @@ from typing import Any
 DEFAULTS: dict[str, Any] = {
     "text": None,
     "texts": None,
+    "texts_file": None,
     "task": "retrieval_document",
     "title": None,
     "embedding_dim": 768,
@@ -12,11 +13,13 @@ DEFAULTS: dict[str, Any] = {
     "output_format": "base64",
     "output_dtype": "float32",
     "truncate": True,
+    "skip_invalid": False,
+    "upload_url": None,
 }
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({}, "neither text nor texts was given"),
-    ({"text": "a", "texts": ["b"]}, "text and texts were both given"),
+    ({}, "no text was given; give one of text, texts and texts_file"),
+    ({"text": "a", "texts": ["b"]}, "text and texts were given together; give one of text, texts and texts_file"),
     ({"text": ""}, "text is empty"),
     ({"text": " \t\n\u3000"}, "text is empty"),
     ({"texts": []}, "texts is empty"),
@@ -34,5 +37,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"text": "a", "task": "search"}, "task is 'search'; it must be one of"),
     ({"text": "a", "embedding_dim": 300}, "embedding_dim is 300; it must be one of 768, 512, 256, 128"),
     ({"text": "a", "output_format": "csv"}, "output_format is 'csv'; it must be one of base64, array"),
+    ({"texts_file": "/etc/passwd"}, "texts_file is no file; give an http or https URL, or a data URI"),
+    ({"texts_file": "file:///etc/passwd"}, "texts_file is no file; give an http or https URL, or a data URI"),
+    ({"text": "a", "skip_invalid": True}, "skip_invalid is true; it goes with texts_file only"),
+    ({"text": "a", "upload_url": "https://example.com"}, "upload_url was given; it goes with texts_file only"),
     ({"text": "a", "output_dtype": "int4"}, "output_dtype is 'int4'; it must be one of float32, "),
 ]

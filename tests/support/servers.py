@@ -44,7 +44,7 @@ class HeldServer(ObservedServer):
     """The real server with tests/support/held_predictor.py: a test can hold its encoder."""
 
     def __init__(self, url: str, pid: int, log: Path, folder: Path) -> None:
-        self._gate, self.events = folder / "gate", folder / "events"
+        self._gate, self.events, self.temporary = folder / "gate", folder / "events", folder / "temporary"
         self._server = psutil.Process(pid)
         super().__init__(url, pid, log)
 
@@ -129,7 +129,14 @@ class HeldServer(ObservedServer):
 @contextmanager
 def held_server(folder: Path, changes: Mapping[str, str], *, slots: int) -> Iterator[HeldServer]:
     """Start a server that can be held; `changes` are environment variables."""
-    variables = {**changes, "HELD_GATE": str(folder / "gate"), "HELD_EVENTS": str(folder / "events")}
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    variables = {
+        **changes,
+        "HELD_GATE": str(folder / "gate"),
+        "HELD_EVENTS": str(folder / "events"),
+        "TMPDIR": str(temporary),
+    }
     log = folder / "log"
     predictor = "tests/support/held_predictor.py:Predictor"
     with running_server(variables, log, slots=slots, predictor=predictor) as (process, url):
