@@ -21,11 +21,13 @@ from starlette.types import ASGIApp
 from gateway.access import guarded
 from gateway.core.containers import Containers
 from gateway.core.errors import answer, door_of
+from gateway.core.files import Files
 from gateway.core.metrics import forget_dead_processes, metrics
 from gateway.core.refusal import Refusal
 from gateway.core.settings import Settings
 from gateway.core.tokenizing import LazyTokenizer
 from gateway.doors import cog, ollama, openai, tei
+from gateway.doors.files import FileRoutes
 from gateway.doors.replicate import Replicate
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
@@ -34,7 +36,8 @@ _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 def gateway_app(settings: Settings) -> ASGIApp:
     """Return the gateway, with the page of the settings at / and Prometheus' figures at /metrics."""
     containers = Containers(settings)
-    replicate = Replicate(settings, containers)
+    files = Files(settings)
+    replicate = Replicate(settings, containers, files)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -48,6 +51,7 @@ def gateway_app(settings: Settings) -> ASGIApp:
         *tei.routes(),
         *ollama.routes(),
         *replicate.routes(),
+        *FileRoutes(settings, files).routes(),
         *cog.routes(),
         Route("/metrics", _metrics),
     ]
@@ -58,7 +62,8 @@ def gateway_app(settings: Settings) -> ASGIApp:
         lifespan=lifespan,
         exception_handlers={Refusal: _refused, HTTPException: _http_error, Exception: _failed},
     )
-    app.state.settings, app.state.containers, app.state.tokenizer = settings, containers, LazyTokenizer()
+    app.state.settings, app.state.containers, app.state.files = settings, containers, files
+    app.state.tokenizer = LazyTokenizer()
     return guarded(app, settings)
 
 

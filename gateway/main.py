@@ -71,6 +71,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--allow-host", action="append", default=[], metavar="NAME", help="a name that clients call this machine by")
     add("--allow-origin", action="append", default=[], metavar="SITE", help="a site whose pages may use it")
     add("--webhook-host", action="append", default=[], metavar="NAME", help="a host that webhooks may be sent to")
+    add("--allow-file-host", action="append", default=[], metavar="NAME", help="a host of files in and out")
     add("--open-metrics", action="store_true", help="/metrics needs no key")
     add("--default-task", default=DOCUMENT_TASK, choices=TASKS, help="of OpenAI's clients (default: %(default)s)")
     add("--max-body", type=int, default=Settings.max_body, metavar="BYTES", help="of a request (default: %(default)s)")
@@ -115,6 +116,7 @@ def settings_of(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         hosts=(*LOOPBACK_HOSTS, *listens_on, *names),
         origins=tuple(map(check_origin, options.allow_origin)),
         webhook_hosts=tuple(host_name("--webhook-host", name) for name in options.webhook_host),
+        file_hosts=tuple(host_name("--allow-file-host", name) for name in options.allow_file_host),
         open_metrics=options.open_metrics,
         default_task=options.default_task,
         max_body=options.max_body,

@@ -106,12 +106,14 @@ def _is_too_deep(given: Any) -> bool:
     return True
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request, limit: int | None = None) -> bytes:
     """Return the body; Refusal if it is larger than the gateway allows, as soon as that is known.
+
+    limit: bytes, if it is not that of the settings.
 
     What its client still sends is read and dropped: with a connection that is closed at once it would not see why.
     """
-    limit = request.app.state.settings.max_body
+    limit = request.app.state.settings.max_body if limit is None else limit
     too_large = Refusal(413, f"the body has more than {limit:,} bytes, the limit; send several requests")
     if int(request.headers.get("Content-Length", 0)) > limit:
         raise too_large

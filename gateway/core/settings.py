@@ -39,6 +39,8 @@ class Settings:
     """Web sites whose pages may use the gateway, like https://chat.example, in lower case."""
     webhook_hosts: tuple[str, ...] = ()
     """Hosts that webhooks may be sent to, as host_name returns them."""
+    file_hosts: tuple[str, ...] = ()
+    """Hosts that containers may fetch texts_file from, and store vectors at, as host_name returns them."""
     open_metrics: bool = False
     """Whether /metrics needs no key."""
     default_task: str = DOCUMENT_TASK

@@ -13,15 +13,16 @@ def check_webhook(body: Mapping[str, Any], settings: Settings) -> None:
     webhook = body.get("webhook")
     if webhook is None:
         return
-    if not isinstance(webhook, str) or not _is_allowed(webhook, settings.webhook_hosts):
+    if not isinstance(webhook, str) or not is_allowed(webhook, settings.webhook_hosts):
         allowed = ", ".join(settings.webhook_hosts) or "none"
         message = f"webhook must be an http or https URL of a host that this gateway allows (--webhook-host): {allowed}"
         raise Refusal(422, message, "webhook")
 
 
-def _is_allowed(webhook: str, hosts: tuple[str, ...]) -> bool:
+def is_allowed(url: str, hosts: tuple[str, ...]) -> bool:
+    """Return whether a URL is that of a host on the operator's list."""
     try:
-        parts = urlsplit(webhook)
+        parts = urlsplit(url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
         return parts.scheme in ("http", "https") and host in hosts and "@" not in parts.netloc
     except ValueError:

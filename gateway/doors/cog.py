@@ -2,6 +2,7 @@
 
 import re
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -33,6 +34,10 @@ async def _predict(request: Request) -> Response:
         _check_id(given["id"])
     if "id" in request.path_params:
         _check_id(request.path_params["id"])
+    inputs = given.get("input")
+    sent = request.app.state.files.admitted(inputs)
+    if sent is not inputs:
+        body = orjson.dumps({**given, "input": sent})
     headers = {"Prefer": request.headers["Prefer"]} if "Prefer" in request.headers else {}
     containers: Containers = request.app.state.containers
     asked = containers.ask(request.url.path, body, method=request.method, headers=headers)

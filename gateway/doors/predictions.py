@@ -14,6 +14,7 @@ import orjson
 from cachetools import TTLCache
 
 from gateway.core.containers import Answer, Containers
+from gateway.core.files import Files
 from gateway.core.refusal import Refusal
 
 log = logging.getLogger(__name__)
@@ -101,9 +102,9 @@ def problem(invalid_fields: list[dict[str, str]]) -> dict[str, Any]:
 class Predictions:
     """The running predictions, and, if they are kept, those that ended within the last hour, up to MAX_BYTES."""
 
-    def __init__(self, containers: Containers, *, keeps_ended: bool) -> None:
-        """Run predictions in these containers."""
-        self._containers = containers
+    def __init__(self, containers: Containers, files: Files, *, keeps_ended: bool) -> None:
+        """Run predictions in these containers, and keep their large files."""
+        self._containers, self._files = containers, files
         self._keeps_ended = keeps_ended
         self._running: dict[str, tuple[Prediction, asyncio.Task[None]]] = {}
         self._ended: TTLCache[str, Prediction] = TTLCache(
@@ -111,9 +112,12 @@ class Predictions:
         )
         self._webhooks: set[asyncio.Task[None]] = set()
 
-    def start(self, prediction: Prediction) -> asyncio.Task[None]:
-        """Run a prediction; the task ends, and raises nothing, when the prediction has ended."""
-        task = asyncio.create_task(self._run(prediction))
+    def start(self, prediction: Prediction, sent: Any) -> asyncio.Task[None]:
+        """Run a prediction; the task ends, and raises nothing, when the prediction has ended.
+
+        sent: the inputs for the container: the prediction's own, with an upload in it.
+        """
+        task = asyncio.create_task(self._run(prediction, sent))
         self._running[prediction.id] = prediction, task
         return task
 
@@ -147,9 +151,9 @@ class Predictions:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)
 
-    async def _run(self, prediction: Prediction) -> None:
-        content = orjson.dumps({"input": prediction.input})
-        prediction.kept_bytes = len(content)
+    async def _run(self, prediction: Prediction, sent: Any) -> None:
+        content = orjson.dumps({"input": sent})
+        prediction.kept_bytes = len(content if sent is prediction.input else orjson.dumps(prediction.input))
         try:
             answer = await self._containers.ask(
                 f"/predictions/{prediction.id}",
@@ -188,9 +192,12 @@ class Predictions:
         if answer.status != 200:
             prediction.finish("failed", f"the container answered HTTP {answer.status}: {result}")
             return
-        prediction.output, prediction.logs = result.get("output"), result.get("logs", "")
+        output = result.get("output")
+        prediction.output, prediction.logs = self._files.moved(output, prediction.base_url), result.get("logs", "")
         prediction.metrics = result.get("metrics", {})
         prediction.kept_bytes += len(answer.body)
+        if prediction.output is not output:
+            prediction.kept_bytes -= len(output["file"])
         for event in ("output", "logs"):
             if result.get(event):
                 self._notify(prediction, event)

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from gateway.core.call import read_json, unless_left
 from gateway.core.containers import Containers
 from gateway.core.errors import json_response
+from gateway.core.files import Files
 from gateway.core.refusal import Refusal
 from gateway.core.settings import Settings
 from gateway.core.webhooks import check_webhook
@@ -30,9 +31,10 @@ _KEEPS_NONE = "this gateway has several processes and keeps no predictions"
 class Replicate:
     """The handlers of the routes."""
 
-    def __init__(self, settings: Settings, containers: Containers) -> None:
+    def __init__(self, settings: Settings, containers: Containers, files: Files) -> None:
         """Answer with what the containers say."""
-        self.predictions = Predictions(containers, keeps_ended=settings.keeps_predictions)
+        self.predictions = Predictions(containers, files, keeps_ended=settings.keeps_predictions)
+        self._files = files
         self._settings = settings
         self._containers = containers
         self._created_at = timestamp(datetime.now(UTC))
@@ -59,12 +61,13 @@ class Replicate:
         check_webhook(body, self._settings)
         if invalid_fields := _invalid_fields(body, needs_version="owner" not in request.path_params):
             return json_response(problem(invalid_fields), 422)
+        sent = self._files.admitted(body["input"])
         model, version = _model_and_version(request, body)
         prediction = Prediction(model, version, body["input"], str(request.base_url).rstrip("/"))
         prediction.webhook = body.get("webhook")
         prediction.events = tuple(body.get("webhook_events_filter", EVENTS))
         created = prediction.body()
-        task = self.predictions.start(prediction)
+        task = self.predictions.start(prediction, sent)
         if self._settings.keeps_predictions:
             await asyncio.wait({task}, timeout=wait or REFUSAL_TIMEOUT)
         else:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import os
 import subprocess
@@ -254,3 +255,30 @@ def test_the_clients_can_look_up_the_model_and_its_version(
     assert (
         javascript(f"answer((await replicate.models.versions.get('{owner}', '{name}', 'x')).openapi_schema);") == schema
     )
+
+
+FILE = "".join(f"{json.dumps(text)}\n" for text in SIXTY_FOUR)
+
+
+def test_pythons_client_uploads_a_file_of_texts_and_reads_the_vectors(
+    python: Client, server: RunningServer, tmp_path: Path
+) -> None:
+    (tmp_path / "texts.jsonl").write_text(FILE)
+    with (tmp_path / "texts.jsonl").open("rb") as file:
+        output: Any = python.run(MODEL, input={"texts_file": file})
+    vectors = np.load(io.BytesIO(output["file"].read()))
+    assert np.abs(vectors - numbers(server.predict(texts=SIXTY_FOUR), "float32")).max() < 1e-5
+
+
+def test_javascripts_client_uploads_a_file_of_texts_and_reads_the_vectors(
+    javascript: JavaScript, server: RunningServer
+) -> None:
+    program = """
+      const output = await replicate.run(model, { input: { texts_file: new Blob([content]) } });
+      const vectors = await output.file.blob();
+      answer({ shape: output.shape, vectors: Buffer.from(await vectors.arrayBuffer()).toString("base64") });
+    """
+    answer = javascript(program, model=MODEL, content=FILE)
+    vectors = np.load(io.BytesIO(base64.b64decode(answer["vectors"])))
+    assert list(vectors.shape) == answer["shape"]
+    assert np.abs(vectors - numbers(server.predict(texts=SIXTY_FOUR), "float32")).max() < 1e-5
