@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from embeddinggemma.corpus.chunking import chunk_spans
 from embeddinggemma.corpus.options import JOINT_TOKENS, MIN_CHUNK, Options, text_room
 from embeddinggemma.corpus.rows import Reject, Row, Slice, read_rows
+from embeddinggemma.corpus.stores import reason
 from embeddinggemma.embedder import Embedder
 from embeddinggemma.prompts import add_prompt
 from embeddinggemma.settings import Settings
@@ -115,7 +116,7 @@ def result_of(answer: bytes) -> Embedded:
 def describe_error(error: Exception) -> str:
     """Return a line for people: the message of an error that this project or the system raised, else only its place."""
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
     if isinstance(error, ValueError | RuntimeError):
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
