@@ -15,6 +15,10 @@ _MACHINE = Path("/")
 _WORKER_BYTES = 1400 * 10**6
 
 
+# A GPU takes 1.55 million tokens a second (benchmarks/results/gpu.md), and a core makes 0.4 to 0.7 million.
+_TOKENIZERS_PER_GPU = 6
+
+
 @dataclass(frozen=True)
 class Workers:
     """Where to embed; None: `place` chooses by the CPU cores, GPUs and memory that there are."""
@@ -46,6 +50,16 @@ class Placement:
     """CPU cores per worker."""
     gpus: int
     """GPUs per worker."""
+
+    @property
+    def spare(self) -> int:
+        """Return how many of a GPU worker's cores are kept for driving its GPU: one, unless it has no other."""
+        return 1 if self.threads > 1 else 0
+
+    @property
+    def tokenizers(self) -> int:
+        """Return how many processes of one core tokenize for the GPU workers."""
+        return self.workers * min(self.threads - self.spare, _TOKENIZERS_PER_GPU)
 
 
 def place(workers: Workers, cpus: int, gpus: int, holds: int) -> Placement:

@@ -11,12 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from embeddinggemma.corpus.embedding import Embedded, Worker, result_of, schema
+from embeddinggemma.corpus.embedding import Embedded, schema
 from embeddinggemma.corpus.options import Options
 from embeddinggemma.corpus.output import OutputFolder, PartWriter
 from embeddinggemma.corpus.parts import Part
 from embeddinggemma.corpus.placement import Placement, Workers, place, place_here, workers_in
 from embeddinggemma.corpus.rows import Slice
+from embeddinggemma.corpus.stages import Load, Task, Worker, embedding, encoding, result_of, tokenizing
 from embeddinggemma.settings import Settings
 from embeddinggemma.threads import available_threads
 from embeddinggemma.weights.manifest import Manifest
@@ -62,11 +63,11 @@ def embed_parts(
         return
     with (
         _ray(workers, manifest) as placement,
-        closing(_results(missing, placement, (manifest, settings, options))) as results,
+        closing(results_of(missing, placement, Task(manifest, settings, options))) as results,
     ):
         for part in missing:
             writer = PartWriter(output, part, schema(options))
-            for _ in _work_units(part, placement):
+            for _ in work_units(part, placement):
                 embedded = next(results)
                 writer.add(embedded)
                 yield embedded
@@ -130,14 +131,25 @@ def _short_tmpdir() -> str:
     )
 
 
-def _work_units(part: Part, placement: Placement) -> list[tuple[Slice, ...]]:
+def work_units(part: Part, placement: Placement) -> list[tuple[Slice, ...]]:
     """Return the part's work units: slices handed to a worker at once, more of them to a GPU than to CPU cores."""
     together = _SLICES_PER_GPU if placement.gpus else 1
     return [part.slices[first : first + together] for first in range(0, len(part.slices), together)]
 
 
-def _results(parts: Sequence[Part], placement: Placement, arguments: tuple[Any, ...]) -> Generator[Embedded]:
-    """Yield the result of each work unit of the parts, in order."""
+def results_of(parts: Sequence[Part], placement: Placement, task: Task, encode: Load = encoding) -> Generator[Embedded]:
+    """Yield the result of each work unit of the parts, in order; Ray has to run.
+
+    Args:
+        parts: what is to be embedded.
+        placement: how many workers there are, and what each of them has.
+        task: what the workers need.
+        encode: the stage of the GPUs.
+
+    Raises:
+        RuntimeError: a worker could not do its work; the message says why.
+
+    """
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -145,20 +157,29 @@ def _results(parts: Sequence[Part], placement: Placement, arguments: tuple[Any, 
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    units = [{"unit": pickle.dumps(slices)} for part in parts for slices in _work_units(part, placement)]
+    units = [{"unit": pickle.dumps(slices)} for part in parts for slices in work_units(part, placement)]
     blocks = min(len(units), _MAX_BLOCKS)
-    embedded = ray.data.from_items(units, override_num_blocks=blocks).map_batches(
-        Worker,
-        fn_constructor_args=(*arguments, placement.threads),
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=placement.threads,
-        num_gpus=placement.gpus,
-        compute=ray.data.ActorPoolStrategy(
-            size=min(placement.workers, blocks),
-            max_concurrent_calls_per_actor=2,  # a work unit is read and tokenized while another is embedded
-            enable_true_multi_threading=True,
-        ),
-    )
-    for row in embedded.iter_rows():
-        yield result_of(row["embedded"])
+
+    def stage(data: Any, load: Load, count: int, threads: int, cpus: int, gpus: int) -> Any:
+        return data.map_batches(
+            Worker,
+            fn_constructor_args=(load, task, threads),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=cpus,
+            num_gpus=gpus,
+            compute=ray.data.ActorPoolStrategy(
+                size=min(count, blocks),
+                max_concurrent_calls_per_actor=2,  # a work unit is read and tokenized while another is embedded
+                enable_true_multi_threading=True,
+            ),
+        )
+
+    data = ray.data.from_items(units, override_num_blocks=blocks)
+    if placement.gpus:
+        data = stage(data, tokenizing, placement.tokenizers, 1, 1, 0)
+        data = stage(data, encode, placement.workers, 1, placement.spare, placement.gpus)
+    else:
+        data = stage(data, embedding, placement.workers, placement.threads, placement.threads, 0)
+    for row in data.iter_rows():
+        yield result_of(row["unit"])

@@ -88,3 +88,15 @@ def test_a_limit_of_version_1_counts(tmp_path: Path) -> None:
 
 def test_this_machine_has_free_memory() -> None:
     assert free_memory() > 2**20
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "spare", "tokenizers"),
+    [(1, 1, 0, 1), (2, 1, 1, 1), (4, 4, 0, 4), (8, 4, 1, 4), (16, 1, 1, 6), (64, 8, 1, 48)],
+)
+def test_a_gpu_has_a_core_of_its_own_and_others_tokenize_for_it(
+    cores: int, gpus: int, spare: int, tokenizers: int
+) -> None:
+    placement = place(Workers(), cores, gpus, holds=0)
+    assert (placement.workers, placement.spare, placement.tokenizers) == (gpus, spare, tokenizers)
+    assert placement.tokenizers + placement.workers * placement.spare <= cores
