@@ -28,7 +28,7 @@ from embeddinggemma.corpus.options import Options
 from embeddinggemma.corpus.output import OutputFolder, PartWriter, open_output
 from embeddinggemma.corpus.parts import Part, plan_parts
 from embeddinggemma.corpus.placement import Placement
-from embeddinggemma.corpus.run import results_of, session_folder, settings_of, work_units
+from embeddinggemma.corpus.run import Unit, results_of, session_folder, settings_of, work_units
 from embeddinggemma.corpus.stages import Load, Task, tokenizing
 from embeddinggemma.embedder import pinned_manifest
 from embeddinggemma.engine.contract import Float32Array
@@ -122,7 +122,7 @@ def _corpus(folder: Path, task: Task, tokens: float) -> list[Part]:
 def _tokenizing_alone(parts: Sequence[Part], task: Task) -> tuple[list[Tokenized], float]:
     """Return every work unit tokenized, and the tokens that a second of one core's time makes."""
     tokenize = tokenizing(task, 1)
-    units = [unit for part in parts for unit in work_units(part, _placement(1))]
+    units = _units(parts)
     tokenize(units[0])
     began = time.process_time()
     tokenized = [tokenize(unit) for unit in units]
@@ -158,7 +158,7 @@ def _pipeline(parts: Sequence[Part], gpus: int, encode: Load, task: Task, folder
             _temp_dir=str(session),
         )
         try:
-            with closing(results_of(parts, _placement(gpus), task, encode)) as results:
+            with closing(results_of(_units(parts), _placement(gpus), task, encode)) as results:
                 first = next(results)
                 _write(parts, chain([first], results), output, task.options)
                 seconds = time.time() - first.began
@@ -173,6 +173,10 @@ def _write(parts: Sequence[Part], results: Iterator[Embedded], output: OutputFol
         for _ in work_units(part, _placement(1)):
             writer.add(next(results))
         output.finished[part.name] = writer.finish()
+
+
+def _units(parts: Sequence[Part]) -> list[Unit]:
+    return [unit for part in parts for unit in work_units(part, _placement(1))]
 
 
 def _placement(gpus: int) -> Placement:

@@ -76,13 +76,14 @@ def test_gpu_workers_get_their_texts_from_processes_that_tokenize_and_all_comes_
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     placement = Placement(workers=2, threads=2, gpus=1)
+    units = [unit for part in parts for unit in work_units(part, placement)]
     with session_folder() as session:
         ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, _temp_dir=str(session))
         try:
-            results = list(results_of(parts, placement, task))
+            results = list(results_of(units, placement, task))
         finally:
             ray.shutdown()
-    assert len(results) == sum(len(work_units(part, placement)) for part in parts)
+    assert len(results) == len(units)
     table = pa.concat_tables([embedded.table for embedded in results])
     assert table["text"].to_pylist() == [*texts(2000), "x" * 300_000, "last"]
     assert [reject.row for embedded in results for reject in embedded.rejects] == [2001]
