@@ -28,7 +28,7 @@ class Speed:
     seconds: float
     """Seconds that embedding them took."""
     start_seconds: float
-    """Seconds before the first rows were read: processes, the model."""
+    """Seconds before the model had the first rows."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks import http_libraries
 from benchmarks.raw_load import raw_load
 from benchmarks.serving import PREDICTORS, SHORT_TEXT, mixed_texts, running
 from tools import PROJECT
@@ -72,8 +73,10 @@ def _measure(variables: Mapping[str, str], folder: Path) -> dict[str, Any]:
             "OpenAI, 1,024 texts in base64": _processor_ms(process, port, json_request(many, path="/v1/embeddings"), 2),
             "Ollama, 1,024 texts": _processor_ms(process, port, json_request(many, path="/api/embed"), 2),
         }
+        figures["clients_ms"] = http_libraries.clients(container, "/predictions", direct)
         port, _ = stack.enter_context(_gateway([container], "--processes", "2"))
         request = json_request(short, path="/v1/embeddings")
+        figures["servers_ms"] = http_libraries.servers(SHORT_TEXT)
         figures["two_processes"] = [raw_load(port, request, 64, _SECONDS).requests_per_second for _ in range(_ROUNDS)]
     with ExitStack() as stack:
         containers = [
@@ -170,6 +173,9 @@ def table(figures: Mapping[str, Any]) -> str:
             f"≥ {_REACH['two']:g}×",
         ),
     ]
+    for kind, key in (("client", "clients_ms"), ("server: uvicorn with", "servers_ms")):
+        for name, milliseconds in figures[key].items():
+            rows.append((f"processor time a short request, of an HTTP {kind} {name}", f"{milliseconds:.2f} ms", ""))
     lines = [
         f"Client, gateway and containers share {figures['cores']} cores; one run. The encoder takes no processor time.",
         "",

@@ -68,6 +68,8 @@ def main() -> None:
             while (started := time.perf_counter()) < ends:
                 connection.sendall(request)
                 head, body = _answer(connection)
+                if time.perf_counter() > ends:  # a slow server would have as many too many as there are connections
+                    return
                 if b" 200 " in head[:20] and b'"status":"failed"' not in body:
                     milliseconds.append((time.perf_counter() - started) * 1000)
                 else:

@@ -1,10 +1,10 @@
-"""Rows to a table of vectors: chunks, token ids, batches of similar length, the chosen number type."""
+"""Rows to a table of vectors: chunks and token ids first, then the vectors in the chosen number type."""
 
-import pickle
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,14 +12,30 @@ import pyarrow.compute as pc
 from embeddinggemma.corpus.chunking import chunk_spans
 from embeddinggemma.corpus.options import JOINT_TOKENS, MIN_CHUNK, Options, text_room
 from embeddinggemma.corpus.rows import Reject, Row, Slice, read_rows
-from embeddinggemma.embedder import Embedder
+from embeddinggemma.corpus.stores import reason
+from embeddinggemma.engine.contract import Float32Array
 from embeddinggemma.prompts import add_prompt
-from embeddinggemma.settings import Settings
-from embeddinggemma.tokenizer import MAX_TOKENS, TokenizedText, describe_tokens
+from embeddinggemma.tokenizer import MAX_TOKENS, TokenizedText, Tokenizer, describe_tokens
 from embeddinggemma.vectors import finish
-from embeddinggemma.weights.manifest import Manifest
 
 _NUMBERS = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "ubinary": pa.uint8()}
+
+
+Encode = Callable[[Sequence[Sequence[int]]], Float32Array]
+"""Token ids to raw vectors, as `Embedder.encode`."""
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """A work unit whose rows wait for their vectors."""
+
+    table: pa.Table
+    """See `schema`; without `embedding`."""
+    ids: "list[array[int]]"
+    """The token ids of each row of the table."""
+    rejects: list[Reject]
+    rows: int
+    """As in Embedded."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,7 @@ class Embedded:
     rows: int
     """Rows that are in the table; a row may be there as several chunks."""
     began: float
-    """When the work on it began, in seconds since the epoch."""
+    """When the model was given it, in seconds since the epoch."""
 
     @property
     def tokens(self) -> int:
@@ -73,49 +89,10 @@ def schema(options: Options) -> pa.Schema:
     return pa.schema(fields)
 
 
-class Worker:
-    """A loaded model in its own process, with its own CPU cores or GPU; Ray creates it.
-
-    Slices, results and errors travel as bytes. Of objects that Ray cannot convert, and of errors that it gets to see,
-    it writes parts, texts and all, into logs that every user of the machine can read.
-    """
-
-    def __init__(self, manifest: Manifest, settings: Settings, options: Options, threads: int) -> None:
-        """Load the model; the driver sends the manifest, because another machine does not have the driver's files."""
-        self._rows: RowEmbedder | None = None
-        try:
-            self._rows = RowEmbedder(Embedder.load(replace(settings, threads=threads), manifest), options)
-        except Exception as error:
-            self._error = describe_error(error)
-
-    def __call__(self, units: pa.Table) -> pa.Table:
-        """Embed one work unit, in the form in which Ray Data hands it over; `result_of` reads the answer."""
-        [slices] = units["unit"].to_pylist()
-        embedded: Embedded | str
-        try:
-            embedded = self._rows.embed(pickle.loads(slices)) if self._rows else self._error  # noqa: S301 - our driver's
-        except Exception as error:
-            embedded = describe_error(error)
-        return pa.table({"embedded": pa.array([pickle.dumps(embedded, protocol=5)], pa.large_binary())})
-
-
-def result_of(answer: bytes) -> Embedded:
-    """Return the result of a work unit.
-
-    Raises:
-        RuntimeError: the worker could not embed it; the message says why.
-
-    """
-    embedded: Embedded | str = pickle.loads(answer)  # noqa: S301 - our own worker's
-    if isinstance(embedded, str):
-        raise RuntimeError(embedded)
-    return embedded
-
-
 def describe_error(error: Exception) -> str:
     """Return a line for people: the message of an error that this project or the system raised, else only its place."""
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
     if isinstance(error, ValueError | RuntimeError):
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -126,34 +103,32 @@ def _reject(row: Row, reason: str) -> Reject:
     return Reject(row.id, row.file, row.number, reason)
 
 
-class RowEmbedder:
-    """Turns slices of files into a table of vectors."""
+class RowTokenizer:
+    """Turns slices of files into token ids, and all that is known of a vector before the model has seen them."""
 
-    def __init__(self, embedder: Embedder, options: Options) -> None:
-        self._embedder, self._options = embedder, options
+    def __init__(self, tokenizer: Tokenizer, options: Options) -> None:
+        self._tokenizer, self._options = tokenizer, options
 
-    def embed(self, slices: Sequence[Slice]) -> Embedded:
-        """Embed the rows of all slices of a work unit together.
+    def tokenize(self, slices: Sequence[Slice]) -> Tokenized:
+        """Tokenize the rows of all slices of a work unit together.
 
         Raises:
             ValueError: a file cannot be read any more, or has changed.
 
         """
-        began = time.time()
         rows = [row for part_slice in slices for row in read_rows(part_slice, self._options)]
         outcomes = [self._cut(row) if isinstance(row, Row) else row for row in rows]
         rejects = [outcome for outcome in outcomes if isinstance(outcome, Reject)]
         passages = [passage for outcome in outcomes if not isinstance(outcome, Reject) for passage in outcome]
         prompted = [add_prompt(passage.text, self._options.task, passage.row.title) for passage in passages]
-        tokenized = self._embedder.tokenizer.tokenize(prompted)
         kept: list[tuple[_Passage, TokenizedText]] = []
-        for passage, tokens in zip(passages, tokenized, strict=True):
+        for passage, tokens in zip(passages, self._tokenizer.tokenize(prompted), strict=True):
             if reason := self._why_not(tokens):
                 rejects.append(_reject(passage.row, reason))
             else:
                 kept.append((passage, tokens))
-        table = self._table([passage for passage, _ in kept], [tokens for _, tokens in kept])
-        return Embedded(table, rejects, len(rows) - len(rejects), began)
+        ids = [tokens.ids for _, tokens in kept]
+        return Tokenized(self._table(kept), ids, rejects, len(rows) - len(rejects))
 
     def _why_not(self, tokens: TokenizedText) -> str | None:
         """Return why a passage with so many tokens is not embedded; None: it is."""
@@ -163,7 +138,7 @@ class RowEmbedder:
 
     def _cut(self, row: Row) -> list[_Passage] | Reject:
         """Return the row's passages: its chunks, or its whole text. A long title leaves less room for each chunk."""
-        options, tokenizer, length = self._options, self._embedder.tokenizer, len(row.text)
+        options, tokenizer, length = self._options, self._tokenizer, len(row.text)
         if row.title:
             try:
                 tokenizer.check_title(row.title, MIN_CHUNK + JOINT_TOKENS if options.chunk else 1)
@@ -176,21 +151,29 @@ class RowEmbedder:
         spans = chunk_spans(starts, length, chunk, min(options.overlap, chunk // 2))
         return [_Passage(row, number, start, end) for number, (start, end) in enumerate(spans)]
 
-    def _table(self, passages: Sequence[_Passage], tokenized: Sequence[TokenizedText]) -> pa.Table:
-        options, columns = self._options, schema(self._options)
-        raw = self._embedder.encode([text.ids for text in tokenized])
-        vectors = finish(raw, options.dimension, True, options.dtype)
-        embedding = columns.field("embedding").type
+    def _table(self, kept: Sequence[tuple[_Passage, TokenizedText]]) -> pa.Table:
+        columns = schema(self._options)
         values = {
-            "id": [passage.row.id for passage in passages],
-            "text": [passage.text for passage in passages],
-            "embedding": pa.FixedSizeListArray.from_arrays(
-                pa.array(vectors.reshape(-1), embedding.value_type), embedding.list_size
-            ),
-            "tokens": [len(text.ids) for text in tokenized],
-            "truncated": [text.truncated for text in tokenized],
-            "chunk": [passage.chunk for passage in passages],
-            "start": [passage.start for passage in passages],
-            "end": [passage.end for passage in passages],
+            "id": [passage.row.id for passage, _ in kept],
+            "text": [passage.text for passage, _ in kept],
+            "tokens": [len(tokens.ids) for _, tokens in kept],
+            "truncated": [tokens.truncated for _, tokens in kept],
+            "chunk": [passage.chunk for passage, _ in kept],
+            "start": [passage.start for passage, _ in kept],
+            "end": [passage.end for passage, _ in kept],
         }
-        return pa.table([pa.array(values[name], columns.field(name).type) for name in columns.names], schema=columns)
+        without_vectors = columns.remove(columns.get_field_index("embedding"))
+        return pa.table(
+            [pa.array(values[name], without_vectors.field(name).type) for name in without_vectors.names],
+            schema=without_vectors,
+        )
+
+
+def with_vectors(tokenized: Tokenized, encode: Encode, options: Options) -> Embedded:
+    """Return the result of a work unit: its rows with the vectors of their token ids."""
+    began, columns = time.time(), schema(options)
+    position, type = columns.get_field_index("embedding"), columns.field("embedding").type
+    vectors = finish(encode(tokenized.ids), options.dimension, True, options.dtype)
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), type.value_type), type.list_size)
+    table = tokenized.table.add_column(position, columns.field(position), embedding)
+    return Embedded(table, tokenized.rejects, tokenized.rows, began)

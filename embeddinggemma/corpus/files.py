@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pyarrow as pa
+
+from embeddinggemma.corpus.stores import NO_BUCKET, Location, ObjectPath, reason
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "arrow", "text")
 _SUFFIXES = {
@@ -23,6 +25,7 @@ _SUFFIXES = {
     **dict.fromkeys(("", ".txt", ".text", ".md", ".markdown", ".rst"), "text"),
 }
 _COMPRESSED = (".gz", ".zst", ".bz2")
+_READ_BYTES = 8 * 2**20  # at once: each is a request to a store
 
 # A data set that the library `datasets` has saved: the lists of its files, its columns, its splits.
 _FILE_LIST, _COLUMNS, _SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
@@ -32,7 +35,7 @@ _FILE_LIST, _COLUMNS, _SPLITS = "state.json", "dataset_info.json", "dataset_dict
 class InputFile:
     """A file of INPUT."""
 
-    path: Path
+    path: Location
     relative: str
     """Its path below INPUT."""
     format: str
@@ -44,7 +47,7 @@ class InputFile:
         return shown(self.relative)
 
 
-def find_files(path: Path, format: str | None = None) -> list[InputFile]:
+def find_files(path: Location, format: str | None = None) -> list[InputFile]:
     """Return the file, or all files below a folder, sorted; hidden files and folders are left out.
 
     Args:
@@ -58,7 +61,7 @@ def find_files(path: Path, format: str | None = None) -> list[InputFile]:
     if path.is_file():
         return [InputFile(path, path.name, format or _known_format(path))]
     if not path.is_dir():
-        raise ValueError(f"{path} {'is neither a file nor a folder' if path.exists() else 'does not exist'}")
+        raise ValueError(f"{path} {_what_is_missing(path)}")
     found = sorted(_walk(path))
     if format == "text":
         files = [_file(path, file, "text") for file in found]
@@ -80,19 +83,23 @@ def shown(name: str) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
-def digest(file: Path) -> str:
-    """Return the SHA-256 of a file.
+def size_and_digest(file: Location) -> tuple[int, str]:
+    """Return the size of a file, and its SHA-256.
 
     Raises:
         OSError: it cannot be read.
 
     """
+    size, sha256 = 0, hashlib.sha256()
     with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        while data := opened.read(_READ_BYTES):
+            size += len(data)
+            sha256.update(data)
+    return size, sha256.hexdigest()
 
 
 @contextmanager
-def naming(path: Path, format: str) -> Iterator[None]:
+def naming(path: Location, format: str) -> Iterator[None]:
     """Give each error that a file can cause within the context its name.
 
     Raises:
@@ -104,33 +111,50 @@ def naming(path: Path, format: str) -> Iterator[None]:
     except UnicodeError:
         raise ValueError(f"{path} is not in the encoding that --encoding gives") from None
     except OSError as error:
-        raise ValueError(f"{error.filename or path} cannot be read: {error.strerror or error}") from None
+        raise ValueError(f"{error.filename or path} cannot be read: {reason(error)}") from None
     except (ValueError, pa.ArrowException) as error:  # ArrowInvalid is a ValueError too, but not every one is
         raise ValueError(f"{path} cannot be read as {format}: {' '.join(str(error).split())}") from None
 
 
-def _file(root: Path, path: Path, format: str) -> InputFile:
-    return InputFile(path, str(path.relative_to(root)), format)
+def _file(root: Location, path: Location, format: str) -> InputFile:
+    relative = path.relative_to(root)  # type: ignore[arg-type]  # both are of one kind
+    return InputFile(path, str(relative), format)
 
 
-def _format(path: Path) -> str | None:
-    uncompressed = path.with_suffix("") if path.suffix.lower() in _COMPRESSED else path
+def _format(path: Location) -> str | None:
+    name = PurePath(path.name)
+    uncompressed = name.with_suffix("") if name.suffix.lower() in _COMPRESSED else name
     return _SUFFIXES.get(uncompressed.suffix.lower())
 
 
-def _known_format(path: Path) -> str:
+def _known_format(path: Location) -> str:
     format = _format(path)
     if format is None:
+        suffix, known = PurePath(path.name).suffix, " ".join(filter(None, _SUFFIXES))
         raise ValueError(
-            f"{path} ends in {path.suffix}, which is none of {' '.join(filter(None, _SUFFIXES))} (each also with "
+            f"{path} ends in {suffix}, which is none of {known} (each also with "
             f"{' '.join(_COMPRESSED)}); --format says how to read it: with text every file is one text, and other "
             "formats leave out files of another name"
         )
     return format
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Yield the files of a folder and of the folders below it, linked ones too, but no folder twice."""
+def _what_is_missing(path: Location) -> str:
+    if path.exists():
+        return "is neither a file nor a folder"
+    if isinstance(path, ObjectPath) and not path.bucket.exists():
+        return f"does not exist: {NO_BUCKET}"
+    return "does not exist"
+
+
+def _walk(root: Location) -> Iterator[Location]:
+    """Yield the files of a folder and of the folders below it, but no hidden ones."""
+    for folder, names in root.folders() if isinstance(root, ObjectPath) else _folders(root):
+        yield from (folder / name for name in _saved_files(folder, names) if not name.startswith("."))
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a folder, the folders below it, and linked ones, but none twice, with the names of the files in each."""
     seen: set[tuple[int, int]] = set()
     waiting = [root]
     for top in waiting:  # it grows: a linked folder comes after the real ones, whose names are better
@@ -142,17 +166,15 @@ def _walk(root: Path) -> Iterator[Path]:
             seen.add((status.st_dev, status.st_ino))
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             waiting += [path for name in folders if (path := Path(parent, name)).is_symlink()]
-            for name in _saved_files(Path(parent), files):
-                file = Path(parent, name)
-                if not name.startswith(".") and (file.is_file() or file.is_symlink()):
-                    yield file
+            paths = [Path(parent, name) for name in files]
+            yield Path(parent), [path.name for path in paths if path.is_file() or path.is_symlink()]
 
 
 def _raise(error: OSError) -> None:
     raise ValueError(f"{error.filename} cannot be read: {error.strerror}")
 
 
-def _saved_files(folder: Path, names: list[str]) -> list[str]:
+def _saved_files(folder: Location, names: list[str]) -> list[str]:
     """Return the names without those that describe a saved data set, or keep its intermediate results."""
     if _SPLITS in names:
         return [name for name in names if name != _SPLITS]

@@ -4,13 +4,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
-from pathlib import Path
 from urllib.parse import quote_from_bytes
 
-from embeddinggemma.corpus.files import InputFile, digest, find_files, naming, shown
+from embeddinggemma.corpus.files import InputFile, find_files, naming, shown, size_and_digest
 from embeddinggemma.corpus.options import Options
 from embeddinggemma.corpus.records import (
     CsvFormat,
@@ -21,6 +21,7 @@ from embeddinggemma.corpus.records import (
     lines,
 )
 from embeddinggemma.corpus.rows import Slice, csv_format, raw_rows
+from embeddinggemma.corpus.stores import READERS, Location
 from embeddinggemma.corpus.streams import ByteStream, likely_encoding
 from embeddinggemma.corpus.tables import column_names, row_groups
 
@@ -51,7 +52,7 @@ class Part:
         return self.slices[0].name
 
 
-def plan_parts(path: Path, options: Options, format: str | None = None) -> list[Part]:
+def plan_parts(path: Location, options: Options, format: str | None = None) -> list[Part]:
     """Return the parts of a file or folder; the same input gives the same parts.
 
     Args:
@@ -89,9 +90,10 @@ def _check_format(format: str, options: Options) -> None:
         raise ValueError(f"--encoding is for files of text, and INPUT is {format}, which is always UTF-8")
 
 
-def _text_parts(root: Path, files: Sequence[InputFile], rows_per_part: int) -> Iterator[Part]:
-    with naming(root, "text"):
-        sizes = [file.path.stat().st_size for file in files]
+def _text_parts(root: Location, files: Sequence[InputFile], rows_per_part: int) -> Iterator[Part]:
+    with ThreadPoolExecutor(READERS) as readers:
+        identities = list(readers.map(_identity, files))
+    sizes = [size for _, size, _ in identities]
     paths = [file.relative for file in files]
     slices = [
         Slice("text", root, shown(root.name), before + 1, rows, files=tuple(paths[before : before + rows]))
@@ -99,7 +101,7 @@ def _text_parts(root: Path, files: Sequence[InputFile], rows_per_part: int) -> I
     ]
     for number, members in _by_part(slices, rows_per_part):
         first, rows = members[0].first_row - 1, sum(member.rows for member in members)
-        yield _part(f"texts-{number:05}", members, [_identity(file) for file in files[first : first + rows]])
+        yield _part(f"texts-{number:05}", members, identities[first : first + rows])
 
 
 def _file_parts(file: InputFile, options: Options) -> Iterator[Part]:
@@ -192,7 +194,7 @@ def _check_columns(names: Sequence[str], options: Options) -> None:
             raise ValueError(f"it has {names.count(column)} columns {column!r}; each needs a name of its own")
 
 
-def _check_keys(path: Path, parts: Sequence[Part], options: Options) -> None:
+def _check_keys(path: Location, parts: Sequence[Part], options: Options) -> None:
     """Refuse columns that no JSON object of INPUT has; a key that only some have is fine.
 
     Raises:
@@ -246,4 +248,4 @@ def _part(name: str, slices: tuple[Slice, ...], identities: Sequence[tuple[str, 
 def _identity(file: InputFile) -> tuple[str, int, str]:
     """Return the name, size and digest of a file; a time stamp says nothing about its content."""
     with naming(file.path, file.format):
-        return file.relative, file.path.stat().st_size, digest(file.path)
+        return file.relative, *size_and_digest(file.path)

@@ -10,13 +10,13 @@ from datetime import date, time
 from decimal import Decimal
 from functools import lru_cache, partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from embeddinggemma.corpus.files import naming, shown
 from embeddinggemma.corpus.options import Options
 from embeddinggemma.corpus.records import CsvFormat, csv_header, csv_records, json_elements, lines
+from embeddinggemma.corpus.stores import Location, reason
 from embeddinggemma.corpus.streams import MAX_ROW_BYTES, ByteStream, likely_encoding, reader_at
 from embeddinggemma.corpus.tables import table_rows
 from embeddinggemma.validation import a_type, check_string, check_text
@@ -30,7 +30,7 @@ class Slice:
 
     format: str
     """One of files.FORMATS."""
-    path: Path
+    path: Location
     """The file; for text files, their folder."""
     name: str
     """The name of the file in ids and rejects."""
@@ -150,14 +150,14 @@ def _title(raw: Mapping[str, Any], column: str | None) -> str | None:
     return str(value)
 
 
-def _read_text(path: Path, encoding: str) -> RawRow:
+def _read_text(path: Location, encoding: str) -> RawRow:
     try:
         with closing(ByteStream(path, encoding)) as stream:
             data = stream.read(MAX_ROW_BYTES + 1)
     except UnicodeError:
         return ValueError(f"the file is not in {encoding}, which --encoding gives")
     except OSError as error:
-        return ValueError(f"the file cannot be read: {error.strerror or error}")
+        return ValueError(f"the file cannot be read: {reason(error)}")
     if len(data) > MAX_ROW_BYTES:
         return ValueError(f"the file has more than {MAX_ROW_BYTES:,} bytes")
     if likely := likely_encoding(data[:4]):
@@ -224,7 +224,7 @@ def _csv_rows(stream: ByteStream, part_slice: Slice, options: Options) -> Iterat
 
 
 @lru_cache(maxsize=4)
-def _csv_columns(path: Path, encoding: str, format: CsvFormat) -> list[str]:
+def _csv_columns(path: Location, encoding: str, format: CsvFormat) -> list[str]:
     with closing(ByteStream(path, encoding)) as stream:
         return csv_header(stream, format)
 

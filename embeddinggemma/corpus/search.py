@@ -8,7 +8,6 @@ vector.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from embeddinggemma.corpus.embedding import schema
 from embeddinggemma.corpus.options import MIN_CHUNK, Options
 from embeddinggemma.corpus.output import parquet_files
+from embeddinggemma.corpus.stores import Location, reason
 from embeddinggemma.engine.contract import Float32Array
 
 
@@ -32,7 +32,7 @@ class Hit:
     """The columns of the vector's row, except `embedding`."""
 
 
-def check_files(folder: Path, dimension: int, dtype: str) -> None:
+def check_files(folder: Location, dimension: int, dtype: str) -> None:
     """Refuse an output that has nothing to search, or other files than scripts/embed_corpus writes there.
 
     Raises:
@@ -51,7 +51,7 @@ def check_files(folder: Path, dimension: int, dtype: str) -> None:
                 raise ValueError(f"{path} is not of this output: it has no column {field.name} of type {field.type}")
 
 
-def search(folder: Path, question: Float32Array, dtype: str, count: int) -> list[Hit]:
+def search(folder: Location, question: Float32Array, dtype: str, count: int) -> list[Hit]:
     """Return the vectors nearest to a question, the best first; with equal scores, in the order of the output.
 
     Args:
@@ -65,7 +65,7 @@ def search(folder: Path, question: Float32Array, dtype: str, count: int) -> list
 
     """
     scores = np.zeros(0, np.float32)
-    places: list[tuple[Path, int, int]] = []
+    places: list[tuple[Location, int, int]] = []
     for path, group, vectors in _row_groups(folder):
         found = cosines(vectors, question, dtype)
         scores = np.concatenate([scores, found])
@@ -85,7 +85,7 @@ def cosines(vectors: npt.NDArray[Any], question: Float32Array, dtype: str) -> Fl
     return similarities
 
 
-def _row_groups(folder: Path) -> Iterator[tuple[Path, int, npt.NDArray[Any]]]:
+def _row_groups(folder: Location) -> Iterator[tuple[Location, int, npt.NDArray[Any]]]:
     for path in parquet_files(folder):
         with _opened(path) as file:
             for group in range(file.num_row_groups):
@@ -94,17 +94,17 @@ def _row_groups(folder: Path) -> Iterator[tuple[Path, int, npt.NDArray[Any]]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+def _opened(path: Location) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as opened, pq.ParquetFile(opened) as file:
             yield file
     except (OSError, pa.ArrowException) as error:
         raise ValueError(
-            f"{path} is damaged, or no Parquet file: {error}; remove it, and run scripts/embed_corpus again"
+            f"{path} is damaged, or no Parquet file: {reason(error)}; remove it, and run scripts/embed_corpus again"
         ) from None
 
 
-def _row(path: Path, group: int, position: int) -> dict[str, Any]:
+def _row(path: Location, group: int, position: int) -> dict[str, Any]:
     with _opened(path) as file:
         columns = [name for name in file.schema_arrow.names if name != "embedding"]
         [row] = file.read_row_group(group, columns).slice(position, 1).to_pylist()

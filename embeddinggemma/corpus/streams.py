@@ -6,10 +6,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
 import pyarrow as pa
+
+from embeddinggemma.corpus.stores import Location
 
 MAX_ROW_BYTES = 64 * 2**20
 """Of a row in UTF-8: a file whose end of line or last quote is missing would otherwise be read as one row."""
@@ -40,7 +41,7 @@ _ZEROS = {  # which of four bytes are not zero, where two letters of ASCII stand
 class ByteStream:
     """The bytes of a file in UTF-8; positions count these bytes."""
 
-    def __init__(self, path: Path, encoding: str) -> None:
+    def __init__(self, path: Location, encoding: str) -> None:
         """Open a file.
 
         Raises:
@@ -98,7 +99,7 @@ def likely_encoding(data: bytes) -> str | None:
     return _ZEROS.get(bytes(map(bool, data)))
 
 
-def opened(path: Path) -> pa.NativeFile:
+def opened(path: Location) -> pa.NativeFile:
     """Open a file for Arrow, and unpack it on the way; if it is not packed, it can be read at any place.
 
     Raises:
@@ -109,11 +110,13 @@ def opened(path: Path) -> pa.NativeFile:
     head = file.read(10)
     file.seek(0)
     compression = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
-    native = pa.PythonFile(file, "r")
-    return pa.CompressedInputStream(native, compression) if compression else native
+    native = file if isinstance(file, pa.NativeFile) else pa.PythonFile(file, "r")
+    if compression:  # it reads 64 KiB at a time, which would each be a request to a store
+        return pa.CompressedInputStream(pa.BufferedInputStream(native, _BUFFER), compression)
+    return native
 
 
-def _utf8(path: Path, encoding: str) -> pa.NativeFile:
+def _utf8(path: Location, encoding: str) -> pa.NativeFile:
     stream = opened(path)
     if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig"):  # a row that is not UTF-8 is rejected alone
         return stream

@@ -11,6 +11,7 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embeddinggemma.corpus.stores import Location
 from embeddinggemma.corpus.streams import opened
 
 _BATCH_ROWS = 512
@@ -55,7 +56,7 @@ class TableRows:
         return taken
 
 
-def column_names(path: Path, format: str) -> list[str]:
+def column_names(path: Location, format: str) -> list[str]:
     """Return the names of a file's columns.
 
     Raises:
@@ -66,7 +67,7 @@ def column_names(path: Path, format: str) -> list[str]:
     return names
 
 
-def row_groups(path: Path, format: str, text_column: str) -> Iterator[RowGroup]:
+def row_groups(path: Location, format: str, text_column: str) -> Iterator[RowGroup]:
     """Yield the row groups of a file; an Arrow file counts as one.
 
     Raises:
@@ -85,7 +86,7 @@ def row_groups(path: Path, format: str, text_column: str) -> Iterator[RowGroup]:
         yield RowGroup(group.num_rows, sum(column.total_uncompressed_size for column in texts))
 
 
-def table_rows(path: Path, format: str, group: int, columns: Sequence[str]) -> TableRows:
+def table_rows(path: Location, format: str, group: int, columns: Sequence[str]) -> TableRows:
     """Return the rows of a row group, from its first row on.
 
     Raises:
@@ -97,11 +98,11 @@ def table_rows(path: Path, format: str, group: int, columns: Sequence[str]) -> T
     return TableRows(_parquet(path).iter_batches(_BATCH_ROWS, [group], list(columns)))
 
 
-def _parquet(path: Path) -> pq.ParquetFile:
+def _parquet(path: Location) -> pq.ParquetFile:
     return pq.ParquetFile(_unpacked(path), buffer_size=_BUFFER)
 
 
-def _arrow(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def _arrow(path: Location) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     file = _unpacked(path)
     is_stream = file.read(len(_ARROW_FILE)) != _ARROW_FILE
     file.seek(0)
@@ -112,7 +113,7 @@ def _arrow(path: Path) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     return reader.schema, (reader.get_batch(number) for number in range(reader.num_record_batches))
 
 
-def _unpacked(path: Path) -> IO[bytes]:
+def _unpacked(path: Location) -> IO[bytes]:
     """Open a file that can be read at any place: itself, or an unpacked copy."""
     if opened(path).seekable():
         return path.open("rb")
@@ -120,7 +121,7 @@ def _unpacked(path: Path) -> IO[bytes]:
 
 
 @lru_cache(maxsize=1)
-def _copy(path: Path) -> IO[bytes]:
+def _copy(path: Location) -> IO[bytes]:
     """Return an unpacked copy without a name, which is gone when this process is."""
     copy = TemporaryFile()  # noqa: SIM115 - it stays open for the next slices
     shutil.copyfileobj(opened(path), copy)

@@ -5,8 +5,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -131,24 +130,25 @@ async def read_body(request: Request, limit: int | None = None) -> bytes:
     return b"".join(parts)
 
 
-async def unless_left(request: Request, work: Coroutine[Any, Any, Result] | asyncio.Task[Result]) -> Result:
+async def unless_left(request: Request, work: Awaitable[Result]) -> Result:
     """Return the work's result. If the client hangs up, the work is cancelled, and the request is a Refusal."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(request))
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
+        async with asyncio.timeout(None) as patience:
+            leaving = asyncio.create_task(_end_when_left(request, patience))
+            try:
+                result = await work
+            finally:
+                leaving.cancel()
+    except TimeoutError:
+        if not patience.expired():
+            raise
+    if patience.expired():
         raise Refusal(LEFT, "the client hung up")
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        if not working.done():
-            with suppress(asyncio.CancelledError):
-                await working
+    return result
 
 
-async def _left(request: Request) -> None:
-    """Return once the client has hung up; its body must have been read before."""
+async def _end_when_left(request: Request, patience: asyncio.Timeout) -> None:
+    """End the patience once the client has hung up; its body must have been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    patience.reschedule(asyncio.get_running_loop().time())

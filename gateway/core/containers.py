@@ -228,7 +228,8 @@ class Containers:
                     method, container.url + path, data=content or None, headers=headers, allow_redirects=False
                 ) as response,
             ):
-                answer = Answer(response.status, await response.read(), response.headers)
+                parts = [part async for part, _ in response.content.iter_chunks()]  # read() copies them twice
+                answer = Answer(response.status, b"".join(parts), response.headers)
         except (aiohttp.ClientError, OSError) as error:
             log.warning("container %s did not answer: %s", container.url, type(error).__name__)
             return None

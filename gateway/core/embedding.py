@@ -45,13 +45,13 @@ class Wanted:
 class Embedded:
     """The vectors of all texts, in order."""
 
-    parts: Sequence[bytes]
+    parts: Sequence[memoryview]
     """Base64 of little-endian float32 [texts, dimension], of each request to a container."""
     dimension: int
     tokens: Sequence[int]
     """Of each text, prompt and special tokens included."""
 
-    def rows(self) -> list[bytes]:
+    def rows(self) -> list[memoryview | bytes]:
         """Return the base64 of each vector."""
         size = self.dimension * _BYTES_PER_NUMBER
         if size % 3 == 0:  # then no character of the base64 belongs to two vectors
@@ -85,7 +85,7 @@ async def embed(request: Request, wanted: Wanted) -> Embedded:
     return Embedded([embedding for embedding, _ in outputs], wanted.dimension, tokens)
 
 
-async def _embed(containers: Containers, wanted: Wanted) -> list[tuple[bytes, list[int]]]:
+async def _embed(containers: Containers, wanted: Wanted) -> list[tuple[memoryview, list[int]]]:
     if len(wanted.texts) <= MAX_TEXTS:
         return [await _ask(containers, wanted, 0)]
     try:
@@ -97,7 +97,7 @@ async def _embed(containers: Containers, wanted: Wanted) -> list[tuple[bytes, li
     return [task.result() for task in asked]
 
 
-async def _ask(containers: Containers, wanted: Wanted, start: int) -> tuple[bytes, list[int]]:
+async def _ask(containers: Containers, wanted: Wanted, start: int) -> tuple[memoryview, list[int]]:
     """Return base64 and tokens of up to MAX_TEXTS of the texts, from position `start`."""
     texts = wanted.texts[start : start + MAX_TEXTS]
     inputs: dict[str, Any] = {
@@ -118,15 +118,17 @@ async def _ask(containers: Containers, wanted: Wanted, start: int) -> tuple[byte
     raise _refusal(answer.status, prediction, wanted.field, start)
 
 
-def _taken_out(body: bytes) -> tuple[bytes, bytes]:
-    """Return the base64 of an answer, and the answer without it: megabytes that need not be parsed.
+def _taken_out(body: bytes) -> tuple[memoryview, bytes]:
+    """Return the base64 of an answer, where it lies, and the answer without it: megabytes not to parse or to copy.
 
     Within a string of JSON a quotation mark has a backslash before it, so the key is found nowhere else; and base64
     holds neither of the two.
     """
-    before, key, after = body.partition(_KEY)
-    embedding, mark, rest = after.partition(b'"')
-    return embedding, b"".join((before, key, mark, rest))
+    start = body.find(_KEY) + len(_KEY)
+    stop = body.find(b'"', start)
+    if start < len(_KEY) or stop < 0:
+        return memoryview(b""), body
+    return memoryview(body)[start:stop], body[:start] + body[stop:]
 
 
 def _refusal(status: int, prediction: dict[str, Any], field: str, start: int) -> Refusal:

@@ -1,8 +1,10 @@
 """OpenAI's embeddings API. https://platform.openai.com/docs/api-reference/embeddings."""
 
-from itertools import count
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
@@ -48,22 +50,22 @@ async def _embeddings(request: Request) -> Response:
     )
     tokens = sum(embedded.tokens)
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    if encoding == "base64":
-        return _answer(model, usage, b",".join(map(_base64_item, count(), embedded.rows())))
-    items = [
-        {"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(embedded.vectors())
-    ]
-    return _answer(model, usage, orjson.dumps(items, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1])
+    items = _base64_items(embedded.rows()) if encoding == "base64" else [_items(embedded.vectors())]
+    end = b'],"model":%b,"usage":%b}' % (orjson.dumps(model), orjson.dumps(usage))
+    return Response(b"".join([b'{"object":"list","data":[', *items, end]), media_type="application/json")
 
 
-def _base64_item(index: int, row: bytes) -> bytes:
-    """Return a vector as it came from the container, without a JSON writer: there may be megabytes."""
-    return b'{"object":"embedding","index":%d,"embedding":"%b"}' % (index, row)
+def _items(vectors: npt.NDArray[np.float32]) -> bytes:
+    items = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+    return orjson.dumps(items, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
 
 
-def _answer(model: str, usage: dict[str, int], items: bytes) -> Response:
-    body = b'{"object":"list","data":[%b],"model":%b,"usage":%b}' % (items, orjson.dumps(model), orjson.dumps(usage))
-    return Response(body, media_type="application/json")
+def _base64_items(rows: Sequence[memoryview | bytes]) -> Iterator[memoryview | bytes]:
+    """Yield the vectors as they came from the container, with what JSON has between them: megabytes copied once."""
+    for index, row in enumerate(rows):
+        yield b'%b{"object":"embedding","index":%d,"embedding":"' % (b"," if index else b"", index)
+        yield row
+        yield b'"}'
 
 
 def _task(body: Body, task_of_model: str) -> str:

@@ -100,11 +100,12 @@ def problem(invalid_fields: list[dict[str, str]]) -> dict[str, Any]:
 
 
 class Predictions:
-    """The running predictions, and those that ended within the last hour, up to MAX_BYTES."""
+    """The running predictions, and, if they are kept, those that ended within the last hour, up to MAX_BYTES."""
 
-    def __init__(self, containers: Containers, files: Files) -> None:
+    def __init__(self, containers: Containers, files: Files, *, keeps_ended: bool) -> None:
         """Run predictions in these containers, and keep their large files."""
         self._containers, self._files = containers, files
+        self._keeps_ended = keeps_ended
         self._running: dict[str, tuple[Prediction, asyncio.Task[None]]] = {}
         self._ended: TTLCache[str, Prediction] = TTLCache(
             MAX_BYTES, MAX_AGE, getsizeof=lambda prediction: min(prediction.kept_bytes, MAX_BYTES)
@@ -168,7 +169,8 @@ class Predictions:
             prediction.refusal = refusal
             prediction.finish("failed", refusal.message)
         del self._running[prediction.id]
-        self._ended[prediction.id] = prediction
+        if self._keeps_ended:
+            self._ended[prediction.id] = prediction
         self._notify(prediction, "completed")
 
     def _began(self, prediction: Prediction, has_begun: bool) -> None:

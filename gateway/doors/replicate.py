@@ -33,7 +33,7 @@ class Replicate:
 
     def __init__(self, settings: Settings, containers: Containers, files: Files) -> None:
         """Answer with what the containers say."""
-        self.predictions = Predictions(containers, files)
+        self.predictions = Predictions(containers, files, keeps_ended=settings.keeps_predictions)
         self._files = files
         self._settings = settings
         self._containers = containers
@@ -138,9 +138,11 @@ class Replicate:
         }
 
     def _find(self, request: Request) -> Prediction:
+        if not self._settings.keeps_predictions:  # even if this process happens to run it
+            raise Refusal(404, _KEEPS_NONE)
         prediction = self.predictions.find(request.path_params["id"])
         if prediction is None:
-            raise Refusal(404, "Prediction not found" if self._settings.keeps_predictions else _KEEPS_NONE)
+            raise Refusal(404, "Prediction not found")
         return prediction
 
 
@@ -148,9 +150,12 @@ async def _now_or_never(request: Request, task: asyncio.Task[None], wait: int | 
     """Wait until a prediction has ended that nobody can ask for later; cancel it if its client hangs up, or in time."""
     try:
         async with asyncio.timeout(wait):
-            await unless_left(request, task)
+            await unless_left(request, asyncio.wait({task}))
     except TimeoutError:
         raise Refusal(504, f"the prediction did not end within {wait} s; {_KEEPS_NONE}") from None
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
 
 
 def _invalid_fields(body: dict[str, Any], *, needs_version: bool) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from embeddinggemma import Embedder
-from embeddinggemma.corpus.embedding import RowEmbedder
+from embeddinggemma.corpus.embedding import RowTokenizer, with_vectors
 from embeddinggemma.corpus.options import Options
 from embeddinggemma.corpus.parts import plan_parts
 from tests.support.corpora import read_rows_of, texts_of
@@ -62,5 +62,6 @@ def test_whole_floats_become_ids() -> None:
 
 def test_rows_that_name_the_images_token_are_embedded(embedder: Embedder) -> None:
     [part] = plan_parts(CASES / "image_soft_token.jsonl", Options())
-    embedded = RowEmbedder(embedder, Options()).embed(part.slices)
+    tokenized = RowTokenizer(embedder.tokenizer, Options()).tokenize(part.slices)
+    embedded = with_vectors(tokenized, embedder.encode, Options())
     assert (embedded.rows, embedded.rejects) == (3, [])

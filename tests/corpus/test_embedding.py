@@ -1,23 +1,17 @@
-import pickle
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pytest
 
 from embeddinggemma import Embedder
-from embeddinggemma.corpus.embedding import Embedded, RowEmbedder, Worker, describe_error, result_of, schema
+from embeddinggemma.corpus.embedding import Embedded, RowTokenizer, describe_error, schema, with_vectors
 from embeddinggemma.corpus.options import Options
 from embeddinggemma.corpus.parts import plan_parts
-from embeddinggemma.corpus.rows import Slice
-from embeddinggemma.embedder import pinned_manifest
 from embeddinggemma.prompts import add_prompt
-from embeddinggemma.settings import Settings
 from embeddinggemma.tokenizer import MAX_TOKENS
 from embeddinggemma.vectors import OUTPUT_DTYPES
 from tests.support.corpora import texts, write_jsonl
@@ -37,7 +31,7 @@ def embed(embedder: Embedder, tmp_path: Path) -> Embed:
 
     def embed(rows: list[dict[str, str]], options: Options) -> Embedded:
         [part] = plan_parts(write_jsonl(tmp_path / "rows.jsonl", rows), options)
-        return RowEmbedder(embedder, options).embed(part.slices)
+        return with_vectors(RowTokenizer(embedder.tokenizer, options).tokenize(part.slices), embedder.encode, options)
 
     return embed
 
@@ -137,36 +131,6 @@ def test_a_title_that_leaves_nothing_of_the_text_is_a_reject(embed: Embed, embed
 def test_without_text_the_column_is_not_there(embed: Embed) -> None:
     table = embed([{"text": "one"}], Options(text=False)).table
     assert table.schema.names == ["id", "embedding", "tokens", "truncated"]
-
-
-def _units(*slices: Slice) -> pa.Table:
-    return pa.table({"unit": [pickle.dumps(slices)]})
-
-
-def test_a_worker_answers_with_what_ray_can_convert(variables: dict[str, str], tmp_path: Path) -> None:
-    settings, options = Settings.from_environment(variables), Options()
-    worker = Worker(pinned_manifest(settings), settings, options, 1)
-    rows = [{"text": "one"}, {"text": " "}, {"text": "two"}]
-    [part] = plan_parts(write_jsonl(tmp_path / "rows.jsonl", rows), options)
-    answer = worker(_units(*part.slices))
-    assert answer.schema == pa.schema({"embedded": pa.large_binary()})
-    embedded = result_of(answer["embedded"][0].as_py())
-    assert embedded.table["text"].to_pylist() == ["one", "two"]
-    assert [reject.row for reject in embedded.rejects] == [2]
-
-
-def test_an_error_of_a_worker_reaches_the_driver_as_a_line_and_not_ray(
-    variables: dict[str, str], tmp_path: Path
-) -> None:
-    """Ray writes errors and all that belongs to them into logs that every user can read."""
-    settings = Settings.from_environment(variables)
-    worker = Worker(pinned_manifest(settings), settings, Options(), 1)
-    gone = _units(Slice("jsonl", tmp_path / "gone.jsonl", "gone.jsonl", 1, 1))
-    with pytest.raises(RuntimeError, match=r"^\S+/gone\.jsonl cannot be read: No such file or directory$"):
-        result_of(worker(gone)["embedded"][0].as_py())
-    without_model = Worker(pinned_manifest(settings), replace(settings, dtype="float16"), Options(), 1)
-    with pytest.raises(RuntimeError, match=r"^dtype is float16, which is for GPUs without bfloat16"):
-        result_of(without_model(gone)["embedded"][0].as_py())
 
 
 def test_of_an_unexpected_error_only_its_place_is_told() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from embeddinggemma.corpus.files import FORMATS, digest, find_files
+from embeddinggemma.corpus.files import FORMATS, find_files, size_and_digest
 from tests.support.corpora import read_rows_of, texts_of
 
 
@@ -178,6 +178,6 @@ def test_what_is_not_there_or_no_file_is_refused(tmp_path: Path) -> None:
             find_files(tmp_path, format)
 
 
-def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
+def test_the_size_and_the_digest_are_of_the_content(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
-    assert digest(tmp_path / "a") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert size_and_digest(tmp_path / "a") == (0, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")

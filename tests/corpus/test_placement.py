@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from embeddinggemma.corpus.placement import Placement, Workers, free_memory, place
+from embeddinggemma.corpus.placement import Machine, Placement, Workers, free_memory, place
 
 
 @pytest.mark.parametrize(
@@ -25,21 +25,21 @@ from embeddinggemma.corpus.placement import Placement, Workers, free_memory, pla
 def test_each_worker_has_a_gpu_or_some_cores(
     workers: Workers, cpus: int, gpus: int, holds: int, expected: Placement
 ) -> None:
-    assert place(workers, cpus, gpus, holds) == expected
+    assert place(workers, [Machine(cpus, gpus, holds)]) == expected
 
 
 @pytest.mark.parametrize(
     ("workers", "cpus", "gpus", "holds", "message"),
     [
         (Workers(count=3), 2, 0, 9, "--workers 3 with --threads 1 need more than there is: 2 CPU cores"),
-        (Workers(count=2), 16, 1, 9, "--workers 2 with --threads 8 need more than there is: 16 CPU cores and 1 GPUs"),
+        (Workers(count=2), 16, 1, 9, "--workers 2 with --threads 1 need more than there is: 16 CPU cores and 1 GPUs"),
         (Workers(threads=3), 2, 0, 9, "--workers 1 with --threads 3 need more than there is: 2 CPU cores"),
         (Workers(count=4), 8, 0, 3, "--workers 4 need more memory than is free: it holds 3 of them"),
     ],
 )
 def test_more_than_there_is_is_refused(workers: Workers, cpus: int, gpus: int, holds: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        place(workers, cpus, gpus, holds)
+        place(workers, [Machine(cpus, gpus, holds)])
 
 
 def test_less_than_one_is_refused() -> None:
@@ -88,3 +88,15 @@ def test_a_limit_of_version_1_counts(tmp_path: Path) -> None:
 
 def test_this_machine_has_free_memory() -> None:
     assert free_memory() > 2**20
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "spare", "tokenizers"),
+    [(1, 1, 0, 1), (2, 1, 1, 1), (4, 4, 0, 4), (8, 4, 1, 4), (16, 1, 1, 6), (64, 8, 1, 48)],
+)
+def test_a_gpu_has_a_core_of_its_own_and_others_tokenize_for_it(
+    cores: int, gpus: int, spare: int, tokenizers: int
+) -> None:
+    placement = place(Workers(), [Machine(cores, gpus, 0)])
+    assert (placement.workers, placement.spare, placement.tokenizers) == (gpus, spare, tokenizers)
+    assert placement.tokenizers + placement.workers * placement.spare <= cores

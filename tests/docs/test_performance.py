@@ -2,12 +2,13 @@
 
 import json
 
-from benchmarks import serving, texts_file
+from benchmarks import corpus_cost, corpus_stages, serving, texts_file
 from tests.support.documents import PAGES
 from tools import PROJECT
 
 RESULTS = PROJECT / "benchmarks" / "results"
 PAGE = PAGES["docs/performance.md"]
+CORPUS_PAGE = PAGES["docs/corpus.md"]
 
 
 def test_the_table_of_speeds_has_the_measured_figures() -> None:
@@ -34,3 +35,26 @@ def test_a_file_of_a_million_texts_took_as_much_memory_as_is_said() -> None:
     assert figures["peak_mb"] < texts_file.MAX_MEMORY
     said = " ".join(PAGES["docs/api.md"].split())
     assert f"A million short texts take {(figures['peak_mb'] - figures['before_mb']) / 1000:.1f} GB of memory" in said
+
+
+def test_what_is_said_of_the_stages_of_a_corpus_was_measured_and_reaches_its_aim() -> None:
+    figures = json.loads((RESULTS / "corpus_stages.json").read_text())
+    assert corpus_stages.table(figures) == (RESULTS / "corpus_stages.md").read_text()
+    assert corpus_stages.rows(figures) in CORPUS_PAGE
+    said = " ".join(CORPUS_PAGE.split())
+    assert f"{figures['scale']} times slowed down so that {figures['cores']} cores can feed them" in said
+    for run in figures["runs"]:
+        if not run["instant"]:
+            slowest = min(run["gpus"] * figures["gpu"], figures["tokenizing"], figures["writing"])
+            assert run["tokens_per_second"] > corpus_stages.REACH / 100 * slowest
+
+
+def test_what_a_billion_texts_cost_follows_from_the_measured_rates() -> None:
+    assert corpus_cost.costs() in CORPUS_PAGE
+    assert corpus_cost.sizes() in CORPUS_PAGE
+    said = " ".join(CORPUS_PAGE.split())
+    assert f"Of {corpus_cost.TOKENS} tokens each" in said
+    assert f"cards busy for {corpus_stages.REACH} % of the time" in said
+    assert (
+        f"${corpus_cost.CARD_DOLLARS:g} an hour for a card and ${corpus_cost.CORES_DOLLARS:.2f} for two cores" in said
+    )

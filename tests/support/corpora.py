@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from embeddinggemma.corpus.options import Options
 from embeddinggemma.corpus.parts import plan_parts
 from embeddinggemma.corpus.rows import Reject, Row, read_rows
+from embeddinggemma.corpus.stores import Location
 from tools import SCRIPTS
 
 WORDS = ["vectors", "carry", "meaning", "across", "languages", "and", "machines", "compare", "them", "quickly", "when"]
@@ -39,7 +40,7 @@ def pack(data: bytes, compression: str) -> bytes:
     return packed.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
-def read_rows_of(path: Path, options: Options | None = None, format: str | None = None) -> list[Row | Reject]:
+def read_rows_of(path: Location, options: Options | None = None, format: str | None = None) -> list[Row | Reject]:
     """Return every row of INPUT as the workers read them."""
     options = options or Options()
     parts = plan_parts(path, options, format)
