@@ -14,6 +14,7 @@ export function controlFor(name, property, attributes) {
   if (property.type === "boolean") return checkBox(property, attributes);
   if (property.type === "array") return new TextList(name, property, attributes);
   if (property.type === "integer" || property.type === "number") return number(property, attributes);
+  if (property.format === "uri") return file(attributes);
   return textArea(property, attributes);
 }
 
@@ -40,6 +41,18 @@ function number(property, attributes) {
   const step = property.type === "integer" ? 1 : "any";
   const input = element("input", { type: "number", step, min, max, value: value ?? undefined, ...attributes });
   return single(input, () => (input.value === "" ? undefined : Number(input.value)));
+}
+
+/** A file of the reader's; its value is a File. */
+function file(attributes) {
+  const input = element("input", { type: "file", ...attributes });
+  const remove = () => {
+    input.value = "";
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+  const remover = element("button", { type: "button", class: "quiet", click: remove }, "Remove");
+  const read = () => input.files[0];
+  return { element: element("span", {}, input, remover), labelled: input, read, target: () => input };
 }
 
 function textArea(property, attributes) {

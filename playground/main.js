@@ -66,6 +66,10 @@ const duration = (milliseconds) =>
   milliseconds < 1000 ? `${milliseconds.toFixed(0)} ms` : `${(milliseconds / 1000).toFixed(1)} s`;
 
 function show({ output, metrics = {}, logs }, input, outputDtype, took) {
+  if (output.file) {
+    showFile(output, metrics, logs, outputDtype, took);
+    return;
+  }
   const texts = input.texts ?? [input.text];
   const vectors = vectorsOf(output, outputDtype);
   const bits = outputDtype === "ubinary";
@@ -75,12 +79,28 @@ function show({ output, metrics = {}, logs }, input, outputDtype, took) {
   const cuts = cut > 0 ? ` Texts cut because they were too long: ${cut.toLocaleString("en")} (see the log).` : "";
   say(`${count} of ${vectors[0].length} ${unit} in ${took}.${cuts}`);
   const pictures = element("div", { class: "pictures" });
+  fill(pictures, output, metrics, logs);
+  drawAtEveryWidth(pictures, (width) => picturesOf(vectors, texts, bits, width));
+}
+
+/** Shows an answer whose vectors are a file. */
+function showFile(output, metrics, logs, outputDtype, took) {
+  const [rows, width] = output.shape;
+  const unit = outputDtype === "ubinary" ? "bits" : "numbers";
+  const size = outputDtype === "ubinary" ? 8 * width : width;
+  const cuts = output.truncated > 0 ? ` Texts cut because they were too long: ${output.truncated}.` : "";
+  say(`A file of ${rows.toLocaleString("en")} vectors of ${size} ${unit} in ${took}.${cuts}`);
+  const name = `vectors.${output.output_format}`;
+  fill(element("p", {}, element("a", { href: output.file, download: name }, `Download ${name}`)), output, metrics, logs);
+}
+
+/** Fills the answer, with a part of its own between its figures and its JSON. */
+function fill(part, output, metrics, logs) {
   const json = scrollable("The output as JSON", elided(output));
   const jsonHead = element("div", { class: "head" }, element("h3", {}, "JSON"));
   jsonHead.append(copyButton("Copy JSON", () => JSON.stringify(output, null, 2)));
-  answer.replaceChildren(facts(metrics), pictures, jsonHead, json);
+  answer.replaceChildren(facts(metrics), part, jsonHead, json);
   if (logs) answer.append(element("h3", {}, "Log"), scrollable("The log", logs));
-  drawAtEveryWidth(pictures, (width) => picturesOf(vectors, texts, bits, width));
   const section = document.querySelector("#output");
   const isBelowForm = section.getBoundingClientRect().top > innerHeight / 2; // on a phone
   if (isBelowForm) section.scrollIntoView();

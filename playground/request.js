@@ -21,7 +21,9 @@ export function predict(input, cancelled, report) {
 }
 
 async function ended(input, cancelled, report) {
-  let prediction = await created(input);
+  const sent = await uploaded(input, cancelled);
+  if (cancelled.aborted) return { status: "canceled" };
+  let prediction = await created(sent);
   const url = `${API}/predictions/${prediction.id}`;
   const cancel = () => navigator.sendBeacon(`${url}/cancel`);
   addEventListener("pagehide", cancel); // nobody is left to read the answer
@@ -48,6 +50,22 @@ async function ended(input, cancelled, report) {
 }
 
 const isRunning = ({ status }) => status === "starting" || status === "processing";
+
+/** Returns the input with the URL of its upload instead of each file. */
+async function uploaded(input, cancelled) {
+  const sent = { ...input };
+  for (const [name, value] of Object.entries(input)) {
+    if (!(value instanceof File)) continue;
+    const body = new FormData();
+    body.append("content", value);
+    const upload = ask(`${API}/files`, { method: "POST", body, signal: cancelled });
+    const file = await upload.catch((error) => {
+      if (!cancelled.aborted) throw error;
+    });
+    sent[name] = file?.urls.get;
+  }
+  return sent;
+}
 
 /** Creates the prediction. It is returned after a second at the latest: without its id it cannot be cancelled. */
 function created(input) {

@@ -165,7 +165,7 @@ class FileEmbedder:
             reasons = await asyncio.to_thread(self._reasons, rows)
             if not self._request.truncate:
                 await self._refuse_long(rows, reasons)
-            survey.add(rows, reasons)
+            await asyncio.to_thread(survey.add, rows, reasons)
             progress.say(survey.rows)
         return survey
 

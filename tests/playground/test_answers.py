@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import io
 import json
 import os
 import re
@@ -178,8 +179,8 @@ def _run_curl(code: str, _folder: Path) -> dict[str, Any]:
     return output
 
 
-def _printed(command: list[str]) -> str:
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+def _printed(command: list[str], folder: Path | None = None) -> str:
+    finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 
@@ -208,6 +209,68 @@ def test_the_code_that_is_copied_gives_the_pages_vectors(
     ours, theirs = (_vectors(answer, "float32") for answer in (output, ran))
     assert np.abs(np.linalg.norm(ours, axis=1) - 1).min() > 1e-3  # they were not normalised
     assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(ours).max()
+
+
+CHOOSE_FILE = """
+await page.locator("#input-texts_file").setInputFiles(
+  { name: given.name, mimeType: "text/plain", buffer: Buffer.from(given.content) });
+"""
+DOWNLOAD = """
+const begun = page.waitForEvent("download");
+await page.getByRole("link", { name: /^Download/ }).click();
+const download = await begun;
+const chunks = [];
+for await (const chunk of await download.createReadStream()) chunks.push(chunk);
+const downloaded = { name: download.suggestedFilename(), content: Buffer.concat(chunks).toString("base64") };
+"""
+
+
+@pytest.mark.parametrize(("count", "kept"), [(3, "data:"), (400, "http:")])
+def test_a_file_of_texts_becomes_a_file_of_vectors_to_download(
+    browser: Browser, playground: str, server: RunningServer, count: int, kept: str
+) -> None:
+    texts = [f"{number} is a planet" for number in range(count)]
+    script = f"""
+    {CHOOSE_FILE}{RUN}{COPY_JSON}{DOWNLOAD}
+    return [output, downloaded, await page.locator("#status").innerText()];
+    """
+    given = {"name": "texts.txt", "content": "\n".join(texts)}
+    output, downloaded, status = browser.visit(playground, script, given=given).value
+    assert output["file"].startswith(kept)
+    assert status.startswith(f"A file of {count} vectors of 768 numbers in ")
+    assert downloaded["name"] == "vectors.npy"
+    vectors = np.load(io.BytesIO(base64.b64decode(downloaded["content"])))
+    assert np.abs(vectors - server.embed(texts, "retrieval_document")).max() < 1e-5
+
+
+@pytest.mark.parametrize("language", ["Python", "JavaScript", "curl"])
+def test_the_code_of_a_request_with_a_file_sends_it(
+    browser: Browser, playground: str, node_modules: Path, tmp_path: Path, language: str
+) -> None:
+    script = f"""
+    {CHOOSE_FILE}{COPY_JSON.partition("const output")[0]}
+    await page.locator("#input-title").fill(given.title);
+    await page.getByLabel(given.language, {{ exact: true }}).check();
+    const code = await copied(`Copy ${{given.language}}`);
+    await page.getByRole("button", {{ name: "Remove", exact: true }}).click();
+    return [code, await page.locator("#code pre").innerText()];
+    """
+    file = tmp_path / "it's texts.txt"
+    file.write_text("one\ntwo\n")
+    given = {"name": file.name, "content": "one", "title": TRICKY, "language": language}
+    code, without = browser.visit(playground, script, given=given).value
+    assert "texts_file" in code
+    assert "texts_file" not in without
+    folder = node_modules if language == "JavaScript" else tmp_path
+    code = code.replace(json.dumps(file.name), json.dumps(str(file)))  # Node.js looks for packages beside the program
+    if language == "Python":
+        printed = _printed([sys.executable, "-c", code.replace("print(output)", "print(output['shape'])")], folder)
+    elif language == "JavaScript":
+        (folder / "copied.mjs").write_text(code.replace("console.log(output)", "console.log(output.shape)"))
+        printed = _printed(["node", "copied.mjs"], folder)
+    else:
+        printed = str(json.loads(_printed(["bash", "-c", code], folder))["output"]["shape"])
+    assert printed.split() in (["[2,", "768]"], ["[", "2,", "768", "]"])
 
 
 def test_the_page_decodes_with_the_documented_decoder() -> None:

@@ -46,6 +46,8 @@ def schema(playground: str) -> dict[str, Any]:
 def _kind(property_schema: dict[str, Any]) -> str:
     if "allOf" in property_schema:
         return "select-one"
+    if property_schema.get("format") == "uri":
+        return "file"
     kinds = {"boolean": "checkbox", "array": "list", "string": "textarea", "number": "number", "integer": "number"}
     return kinds[property_schema["type"]]
 
@@ -85,7 +87,7 @@ def test_an_input_that_the_schema_gains_is_in_the_form_and_in_the_request(
     return [form, await page.locator("#code pre").innerText()];
     """
     form, code = browser.visit(playground, script, replaced={"/openapi.json": changed}).value
-    assert [field["name"] for field in form][1:4] == ["texts", "seed", "task"]
+    assert [field["name"] for field in form][1:4] == ["texts", "seed", "texts_file"]
     assert form[2] | {"choices": []} == {
         "name": "seed",
         "kind": "number",
