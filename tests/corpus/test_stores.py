@@ -1,5 +1,6 @@
 """INPUT and OUTPUT in object stores: a real server of S3, and what can be known of Google's without Google."""
 
+import http.client
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -17,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from embeddinggemma.corpus import stores as stores_module
 from embeddinggemma.corpus.embedding import describe_error
 from embeddinggemma.corpus.files import find_files
 from embeddinggemma.corpus.options import Options
@@ -116,6 +119,61 @@ def test_a_new_object_is_there_when_it_is_whole_and_never_before(store: ObjectSt
     new.publish()
     assert store.names("new") == ["new/big"]
     assert (ROOT / "new" / "big").read_bytes() == b"x" * 20_000_000
+
+
+@contextmanager
+def _failing_at_part_2(store: ObjectStore) -> Iterator[str]:
+    """Yield the endpoint of a proxy that passes all requests on, except the second part of an object."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def _pass_on(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if self.headers.get("Transfer-Encoding") == "chunked":
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "transfer-encoding"}
+            if "partNumber=2" in self.path:
+                self.send_error(403)
+                return
+            upstream = http.client.HTTPConnection(store.endpoint.removeprefix("http://"))
+            upstream.request(self.command, self.path, body, headers)
+            answer = upstream.getresponse()
+            data = answer.read()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("transfer-encoding", "content-length", "connection"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", answer.getheader("Content-Length") or str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _pass_on
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        Thread(target=proxy.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{proxy.server_port}"
+        proxy.shutdown()
+
+
+def test_an_object_whose_upload_fails_in_the_middle_is_not_there(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    stores_module._s3.cache_clear()  # it has the store's own endpoint
+    request.addfinalizer(stores_module._s3.cache_clear)
+    with _failing_at_part_2(store) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        small, large = NewFile(ROOT / "cut", "small"), NewFile(ROOT / "cut", "large")
+        small.file.write(b"x")
+        small.publish()
+        large.file.write(b"x" * 30_000_000)
+        with pytest.raises(OSError, match="access denied"):
+            large.publish()
+    assert store.names("cut") == ["cut/small"]
 
 
 def test_a_folder_of_other_objects_is_no_output(store: ObjectStore) -> None:
