@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _PORT = 6379  # where `ray start --head` listens by default
 _PROBE_SECONDS = 10.0
+_WATCH_SECONDS = 5.0
 _TOKEN_FILE = Path(".ray", "auth_token")  # in the user's home
 
 _REMEDY = (
@@ -111,8 +113,8 @@ def _use_token() -> str | None:
     Returns: where the token is from; None: none is sent.
     """
     source = _token_source()
-    if source:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if source and not os.environ.get("RAY_AUTH_MODE"):
+        os.environ["RAY_AUTH_MODE"] = "token"
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return None
     if not source:
@@ -182,6 +184,35 @@ def connected(**arguments: Any) -> Iterator[None]:
         raise RuntimeError(f"Ray failed: {one_line(error)}") from None
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def joined(address: str, package: Path) -> Iterator[None]:
+    """Join a cluster, to which the package is sent, for as long as the context lasts.
+
+    Raises:
+        ValueError, RuntimeError: as for check_cluster and connected.
+
+    """
+    found = check_cluster(address)
+    left = threading.Event()
+    with connected(address=found, runtime_env={"py_modules": [str(package)]}):
+        watch = threading.Thread(target=_watch, args=(found, left), daemon=True)
+        watch.start()
+        try:
+            yield
+        finally:
+            left.set()
+
+
+def _watch(address: str, left: threading.Event) -> None:
+    """Say that the head is gone, once: Ray ends this process a minute later, without a word."""
+    while not left.wait(_WATCH_SECONDS):
+        try:
+            _probe(address, address)
+        except ValueError:
+            log.warning("the cluster's head is gone; if it stays away, the same command goes on from here")
+            return
 
 
 def _why_not_joined(error: Exception, address: str) -> str:

@@ -12,15 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from embeddinggemma.corpus.cluster import (
-    an_object,
-    check_cluster,
-    connected,
-    file_sizes,
-    gpus_here,
-    one_line,
-    usable_machines,
-)
+from embeddinggemma.corpus.cluster import an_object, connected, file_sizes, gpus_here, joined, usable_machines
 from embeddinggemma.corpus.embedding import Embedded, schema
 from embeddinggemma.corpus.options import Options
 from embeddinggemma.corpus.output import OutputFolder, PartWriter
@@ -47,7 +39,7 @@ _STORE_BYTES = 256 * 2**20  # for each worker: results that wait to be written
 # A socket's name has at most 107 bytes, and Ray's own part of it, below the session's folder, up to 79:
 # ray-12345678/r/session_2026-01-01_00-00-00_123456_1234567/sockets/plasma_store
 _MAX_TMPDIR = 107 - 80
-_MAX_LOSSES = 2  # of workers, without any result in between: then it is the rows that end them
+_MAX_LOSSES = 3  # of workers, without any result in between: then it is the rows that end them
 _MAX_BLOCKS = 4096  # the driver keeps some kilobytes for each
 
 
@@ -98,8 +90,8 @@ def embed_parts(
 def _ray(workers: Workers, parts: Sequence[Part], manifest: Manifest, store: Store) -> Iterator[Machines]:
     """Start Ray on this machine, or join a cluster, for as long as the context lasts."""
     if workers.address is not None:
-        address, sizes, sample = check_cluster(workers.address), file_sizes(parts), an_object(parts)
-        with connected(address=address, runtime_env={"py_modules": [str(_PACKAGE)]}):
+        sizes, sample = file_sizes(parts), an_object(parts)
+        with joined(workers.address, _PACKAGE):
             yield lambda: usable_machines(sizes, sample, manifest, store)
         return
     # Otherwise Ray listens on every network interface. With this it uses loopback only, as on macOS and Windows.
@@ -159,7 +151,7 @@ def _lasting_results(
             losses = 1 if done > before else losses + 1
             if losses > _MAX_LOSSES:
                 raise
-            log.warning("a worker was lost (%s); going on with what is left", one_line(error))
+            log.warning("a worker was lost (%s); going on with what is left", type(error).__name__)
             placement = place_again(workers, placement, machines())
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from embeddinggemma.corpus.placement import Machine, Placement, Workers, free_memory, place
+from embeddinggemma.corpus.placement import Machine, Placement, Workers, free_memory, place, place_again
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,21 @@ def test_each_worker_has_a_gpu_or_some_cores(
 def test_more_than_there_is_is_refused(workers: Workers, cpus: int, gpus: int, holds: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         place(workers, [Machine(cpus, gpus, holds)])
+
+
+def test_a_worker_is_on_one_machine() -> None:
+    head, gpu = Machine(4, 0, 0), Machine(8, 1, 0)
+    assert place(Workers(), [head, gpu]) == Placement(1, 8, 1)
+    assert place(Workers(threads=2), [Machine(3, 0, 9), Machine(3, 0, 9)]) == Placement(2, 2, 0)
+    assert place(Workers(count=3), [Machine(8, 0, 9), Machine(4, 0, 9)]) == Placement(3, 4, 0)
+    with pytest.raises(ValueError, match=r"--workers 1 with --threads 6 .* than there is: 8 CPU cores on 2 machines"):
+        place(Workers(threads=6), [Machine(4, 0, 9), Machine(4, 0, 9)])
+
+
+def test_after_a_loss_there_are_as_many_workers_as_are_possible() -> None:
+    before = Placement(4, 1, 0)
+    assert place_again(Workers(count=4), before, [Machine(2, 0, 9)]) == Placement(2, 1, 0)
+    assert place_again(Workers(count=4), before, [Machine(8, 0, 9)]) == Placement(4, 1, 0)
 
 
 def test_less_than_one_is_refused() -> None:
