@@ -73,7 +73,7 @@ class Cluster:
         """Return the processes of a node."""
         try:
             return psutil.Process(self.nodes[address].pid).children(recursive=True)
-        except psutil.NoSuchProcess:
+        except (psutil.NoSuchProcess, KeyError):  # it has ended, or was not started
             return []
 
     def kill(self, address: str) -> None:
@@ -147,13 +147,9 @@ def running_cluster() -> Iterator[Cluster]:
             yield cluster
         finally:
             seen += [*cluster.processes(HEAD), *cluster.processes(OTHER)]
-            for node in cluster.nodes.values():
-                node.send_signal(signal.SIGTERM)
-            for node in cluster.nodes.values():
-                node.wait(120)
+            for address in cluster.nodes:  # asked to end, a node waits for half a minute for its work
+                cluster.kill(address)
             _, left = psutil.wait_procs(seen, timeout=60)
-            for process in left:
-                process.kill()
         assert left == []
 
 
