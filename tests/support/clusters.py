@@ -133,6 +133,7 @@ def running_cluster() -> Iterator[Cluster]:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_health_check_period_ms": "500",  # of five in a row; each may take 10 s
         }
         port = free_port()
         cluster = Cluster(f"{HEAD}:{port}", folder, hidden, hides, variables, {})
