@@ -1,8 +1,9 @@
 """docs/performance.md: its figures are the measured figures."""
 
 import json
+import statistics
 
-from benchmarks import corpus_cost, corpus_stages, serving, texts_file
+from benchmarks import corpus_cost, corpus_stages, gateway, serving, texts_file
 from tests.support.documents import PAGES
 from tools import PROJECT
 
@@ -58,3 +59,18 @@ def test_what_a_billion_texts_cost_follows_from_the_measured_rates() -> None:
     assert (
         f"${corpus_cost.CARD_DOLLARS:g} an hour for a card and ${corpus_cost.CORES_DOLLARS:.2f} for two cores" in said
     )
+
+
+def test_what_is_said_of_the_gateway_was_measured() -> None:
+    figures = json.loads((RESULTS / "gateway.json").read_text())
+    assert gateway.table(figures) == (RESULTS / "gateway.md").read_text()
+    lone, taken, two = figures["lone"], figures["processor_ms"], figures["containers"]
+    clients, servers = figures["clients_ms"], figures["servers_ms"]
+    said = " ".join(PAGE.split())
+    assert f"on {figures['cores']} cores: {lone['gateway'] - lone['container']:.1f} ms to a lone short text" in said
+    short, many = taken["OpenAI, one short text"], taken["OpenAI, 1,024 texts in base64"]
+    assert f"It takes {short:.2f} ms of processor time for that, and {many:.1f} ms for 1,024 texts in base64" in said
+    assert f"answer {statistics.median(two['2']) / statistics.median(two['1']):.2f} times" in said
+    assert f"aiohttp takes {clients['aiohttp']:.2f} ms a request and httpx {clients['httpx']:.2f}" in said
+    fast, plain = servers["uvloop and httptools"], servers["asyncio and h11"]
+    assert f"with uvloop and httptools {fast:.2f} ms, with asyncio and h11 {plain:.2f}" in said
