@@ -43,26 +43,37 @@ def check_cluster(address: str) -> str:
         ValueError: there is no cluster, or it refuses the token; the message says what to do.
 
     """
-    token_from = _use_token()
+    token_from = _checked_token() if os.environ.get("RAY_AUTH_MODE", "").lower() == "token" else None
     _silence()
+    found = _find(address)
+    _probe(found, address)
+    lets_in = _lets_in(found, address)
+    if not lets_in and not os.environ.get("RAY_AUTH_MODE") and _token_source():
+        token_from = _checked_token()
+        _send_token()
+        lets_in = _lets_in(found, address)
+    if not lets_in:
+        mode = os.environ.get("RAY_AUTH_MODE")
+        without = f"it lets nobody in without its token{f', and RAY_AUTH_MODE is {mode}' if mode else ''}"
+        reason = f"it refuses the token from {token_from}" if token_from else without
+        raise ValueError(f"--address {address}: {reason}; {_REMEDY}")
+    return found
+
+
+def _lets_in(found: str, address: str) -> bool:
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled: no stub names it
     from ray.exceptions import AuthenticationError, RayError
 
-    found = _find(address)
-    _probe(found, address)
     try:
         with _no_stderr():
             GcsClient(address=found)
     except AuthenticationError:
-        mode = os.environ.get("RAY_AUTH_MODE")
-        without = f"it lets nobody in without its token{f', and RAY_AUTH_MODE is {mode}' if mode else ''}"
-        reason = f"it refuses the token from {token_from}" if token_from else without
-        raise ValueError(f"--address {address}: {reason}; {_REMEDY}") from None
+        return False
     except RayError as error:
         raise ValueError(
             f"--address {address}: what answers there is no Ray cluster of this version ({one_line(error)})"
         ) from None
-    return found
+    return True
 
 
 def _find(address: str) -> str:
@@ -107,22 +118,28 @@ def _probe(found: str, address: str) -> None:
         ) from None
 
 
-def _use_token() -> str | None:
-    """Let Ray send the token if there is one: by itself it would not, although it protects clusters by default.
+def _send_token() -> None:
+    """Let Ray send the token to a cluster that asks for it; in one that does not, no worker would have it."""
+    from ray._raylet import Config  # type: ignore[attr-defined]
 
-    Returns: where the token is from; None: none is sent.
+    os.environ["RAY_AUTH_MODE"] = "token"
+    Config.initialize("")  # it has read the variable already
+
+
+def _checked_token() -> str:
+    """Return where the token is from.
+
+    Raises:
+        ValueError: it is none, with which Ray would abort.
+
     """
     source = _token_source()
-    if source and not os.environ.get("RAY_AUTH_MODE"):
-        os.environ["RAY_AUTH_MODE"] = "token"
-    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        return None
     if not source:
         raise ValueError(f"RAY_AUTH_MODE is token, and there is none; {_REMEDY}")
     name, token = source
     if not token:
         raise ValueError(f"{name} holds no token, or cannot be read; {_REMEDY}")
-    if not (token.isascii() and token.isprintable()):  # otherwise Ray aborts
+    if not (token.isascii() and token.isprintable()):
         raise ValueError(f"{name} holds characters that no token has; {_REMEDY}")
     return name
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +113,14 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster() -> Iterator[Cluster]:
-    """Start a cluster, and end it completely: the context raises AssertionError if a process of it is left."""
+def running_cluster(*, nodes: Sequence[str] = (HEAD, OTHER), auth: str = "token") -> Iterator[Cluster]:
+    """Start a cluster, and end it completely: the context raises AssertionError if a process of it is left.
+
+    Args:
+        nodes: their addresses, that of the head first.
+        auth: Ray's RAY_AUTH_MODE.
+
+    """
     with tempfile.TemporaryDirectory(
         prefix="eg-", dir="/tmp", ignore_cleanup_errors=True
     ) as name:  # short, for sockets
@@ -130,7 +136,7 @@ def running_cluster() -> Iterator[Cluster]:
             "PYTHONUNBUFFERED": "1",
             "HELD_GATE": str(folder / "gate"),
             "HELD_EVENTS": str(folder / "events"),
-            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_MODE": auth,
             "RAY_AUTH_TOKEN": secrets.token_hex(),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_health_check_period_ms": "500",  # of five in a row; each may take 10 s
@@ -143,7 +149,8 @@ def running_cluster() -> Iterator[Cluster]:
             cluster.nodes[HEAD] = _start(
                 cluster, HEAD, [], ["--head", *head, f"--ray-client-server-port={free_port()}"]
             )
-            cluster.nodes[OTHER] = _start(cluster, OTHER, hide if hides else [], [f"--address={cluster.address}"])
+            for other in nodes[1:]:
+                cluster.nodes[other] = _start(cluster, other, hide if hides else [], [f"--address={cluster.address}"])
             seen = [*cluster.processes(HEAD), *cluster.processes(OTHER)]
             yield cluster
         finally:
