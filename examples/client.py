@@ -33,7 +33,7 @@ def embed(texts: Sequence[str], task: str, where: str = URL, embedding_dim: int 
     for start in range(0, len(texts), MAX_TEXTS):
         inputs = {"texts": list(texts[start : start + MAX_TEXTS]), "task": task, "embedding_dim": embedding_dim}
         try:
-            output = ask_container(where, inputs) if "://" in where else _from_replicate(where, inputs)
+            output = ask(where, inputs)
         except Exception as error:
             error.add_note(f"This request began with texts[{start}].")
             raise
@@ -41,22 +41,24 @@ def embed(texts: Sequence[str], task: str, where: str = URL, embedding_dim: int 
     return np.concatenate(parts)
 
 
-def ask_container(url: str, inputs: dict[str, Any]) -> Any:
-    """Return the output of a prediction; raises as `embed` does."""
+def ask(where: str, inputs: dict[str, Any]) -> Any:
+    """Return the output of a prediction; where and errors are as for `embed`."""
+    if "://" not in where:
+        return _from_replicate(where, inputs)
     with requests.Session() as session:
-        session.trust_env = urlsplit(url).hostname not in _THIS_MACHINE
-        session.mount(url, HTTPAdapter(max_retries=_RETRIES))
+        session.trust_env = urlsplit(where).hostname not in _THIS_MACHINE
+        session.mount(where, HTTPAdapter(max_retries=_RETRIES))
         try:
-            response = session.post(f"{url.rstrip('/')}/predictions", json={"input": inputs}, timeout=600)
+            response = session.post(f"{where.rstrip('/')}/predictions", json={"input": inputs}, timeout=600)
         except requests.ConnectionError as error:
-            raise ConnectionError(f"no container answers at {url}, EMBEDDINGGEMMA_URL: {error}") from None
+            raise ConnectionError(f"no container answers at {where}, EMBEDDINGGEMMA_URL: {error}") from None
     try:
         prediction = response.json()
     except requests.JSONDecodeError:  # a proxy's page, or the container's answer to what is not JSON
         prediction = {}
     if prediction.get("status") != "succeeded":
         reason = prediction.get("error") or prediction.get("detail") or response.text[:300]
-        raise RuntimeError(f"{url} answers HTTP {response.status_code}: {reason}")
+        raise RuntimeError(f"{where} answers HTTP {response.status_code}: {reason}")
     return prediction["output"]
 
 

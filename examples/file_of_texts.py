@@ -7,7 +7,7 @@ import base64
 import sys
 from pathlib import Path
 
-from client import URL, ask_container, run
+from client import URL, ask, run
 
 TEXTS = "Venus is often called Earth's twin.\nMars is known as the Red Planet.\nJupiter has a red spot.\n"
 
@@ -17,9 +17,10 @@ def main() -> None:
     file = Path(sys.argv[1]) if sys.argv[1:] else None
     content = file.read_bytes() if file else TEXTS.encode()
     texts_file = f"data:application/octet-stream;base64,{base64.b64encode(content).decode()}"
-    output = ask_container(URL, {"texts_file": texts_file, "task": "retrieval_document"})
+    output = ask(URL, {"texts_file": texts_file, "task": "retrieval_document"})
     written = Path(f"{file.name if file else 'planets.txt'}.{output['output_format']}")
-    written.write_bytes(base64.b64decode(output["file"].partition(",")[2]))
+    vectors = output["file"]  # a data URI; of Replicate's client an object
+    written.write_bytes(base64.b64decode(vectors.partition(",")[2]) if isinstance(vectors, str) else vectors.read())
     rows, width = output["shape"]
     print(f"{written}: {rows:,} vectors of {width} numbers, from {output['tokens']:,} tokens")
 

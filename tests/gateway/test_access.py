@@ -19,7 +19,7 @@ from tests.support.gateways import RunningGateway, gateway_process, gateway_refu
 from tests.support.replicate import MODEL
 from tests.support.servers import RunningServer
 from tools import PROJECT
-from tools.client import Client
+from tools.client import Client, wait_until
 from tools.observed_server import MARKER
 
 KEY, OTHER_KEY, FILED_KEY = "sk-quagga-1", "sk-quagga-2", "sk-quagga-3"
@@ -298,14 +298,24 @@ def test_no_key_and_no_text_is_in_the_log_or_in_an_error(
         assert secret not in caplog.text
 
 
+def _logged(gateway: RunningGateway, request_id: str) -> list[dict[str, Any]]:
+    """Return the lines of a request, which are written after its answer."""
+
+    def lines() -> list[dict[str, Any]]:
+        return [line for line in gateway.access_log() if line["id"] == request_id]
+
+    wait_until(lines)
+    return lines()
+
+
 def test_a_request_has_one_line_in_the_log_and_an_id(keyed: RunningGateway) -> None:
     key = {"Authorization": f"Bearer {KEY}"}
     answered = ask(keyed, "openai", **key, **{"X-Request-ID": "of-the-client.1"})
     assert answered.headers["X-Request-ID"] == "of-the-client.1"
-    [line] = [line for line in keyed.access_log() if line["id"] == "of-the-client.1"]
+    [line] = _logged(keyed, "of-the-client.1")
     assert line.pop("ms") > 0
     expected = {"method": "POST", "path": "/v1/embeddings", "status": 200, "texts": 1}
     assert line == {"id": "of-the-client.1", **expected, "tokens": answered.json()["usage"]["total_tokens"]}
     made = ask(keyed, "openai", **key, **{"X-Request-ID": "a b\t" + "c" * 100}).headers["X-Request-ID"]
     assert made.isalnum()
-    assert [line["status"] for line in keyed.access_log() if line["id"] == made] == [200]
+    assert [line["status"] for line in _logged(keyed, made)] == [200]
