@@ -71,7 +71,7 @@ def _lets_in(found: str, address: str) -> bool:
         return False
     except RayError as error:
         raise ValueError(
-            f"--address {address}: what answers there is no Ray cluster of this version ({one_line(error)})"
+            f"--address {address}: what answers there is no Ray cluster of this version ({_one_line(error)})"
         ) from None
     return True
 
@@ -198,7 +198,7 @@ def connected(**arguments: Any) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own ends in SIGABRT
         yield
     except ray.exceptions.RayError as error:
-        raise RuntimeError(f"Ray failed: {one_line(error)}") from None
+        raise RuntimeError(f"Ray failed: {_one_line(error)}") from None
     finally:
         ray.shutdown()
 
@@ -237,10 +237,10 @@ def _why_not_joined(error: Exception, address: str) -> str:
         return f"--address {address}: {_NOT_A_NODE.format(address=address)}"
     if str(error).startswith("Version mismatch"):
         return f"--address {address}: {' '.join(str(error).split())}; the same versions are needed"
-    return f"Ray failed: {one_line(error)}"
+    return f"Ray failed: {_one_line(error)}"
 
 
-def one_line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     """Return what an error of Ray says; below its first line are lines of Ray's code."""
     return str(error).strip().partition("\n")[0]
 
