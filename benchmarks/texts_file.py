@@ -115,7 +115,7 @@ def _again(pause: float, measure: Callable[[], float]) -> Iterator[list[float]]:
 def _memory_of(port: int) -> Callable[[], float]:
     """Return what tells the memory of both processes of the server on a port, in megabytes."""
     [server] = [process for process in psutil.Process().children() if process.environ().get("PORT") == str(port)]
-    processes = [server, *server.children(recursive=True)]
+    processes = [server, *server.children()]
     return lambda: sum(process.memory_info().rss for process in processes) / 1e6
 
 

@@ -1,5 +1,6 @@
 """A running server seen from outside, to check that the requests sent to it have not harmed it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ KNOWN: dict[str, Any] = {"texts": ["Mars is red.", "Venus is hot. " * 20, "æœ¨æ˜
 
 
 class ObservedServer(Client):
-    """Remembers what must not change: the worker process, and the vectors of known texts."""
+    """Remembers what must not change: the worker process, and the vectors of known texts.
+
+    server: Cog's own process, which answers HTTP.
+    worker: its child, which runs predict().
+    """
 
     def __init__(self, url: str, pid: int, log: Path) -> None:
         """Ask for the known vectors; the server must be ready.
@@ -29,8 +34,7 @@ class ObservedServer(Client):
         super().__init__(url)
         self.log = log
         self._log_seen = 0
-        self.processes = psutil.Process(pid).children(recursive=True)
-        [self.worker] = [process for process in self.processes if "_run_worker" in " ".join(process.cmdline())]
+        self.server, self.worker = server_and_worker(psutil.Process(pid))
         self._known = self.embedding(**KNOWN)
 
     def is_idle(self) -> bool:
@@ -55,3 +59,22 @@ class ObservedServer(Client):
         printed = self.new_log()
         assert MARKER not in printed, "a user's text is in the log"
         assert "capacity permanently reduced" not in printed, "the server has lost a slot"
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    """Return a process's command line, or nothing if the process has ended."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
+def server_and_worker(process: psutil.Process) -> tuple[psutil.Process, psutil.Process]:
+    """Return Cog's server, which is this process or below it, and its worker, whose own children come and go."""
+    [server] = _named("cog.server.http", [process, *process.children(recursive=True)])
+    [worker] = _named("_run_worker", server.children())
+    return server, worker
+
+
+def _named(name: str, processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if name in " ".join(command_line(process))]

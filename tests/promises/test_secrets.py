@@ -10,10 +10,10 @@ import pytest
 
 from predict import Predictor
 from tests.support.faulty_server import FaultyServer, status
-from tests.support.servers import TOKEN, HeldServer, command_line
+from tests.support.servers import TOKEN, HeldServer
 from tools.client import JSON, request_bytes, wait_until
 from tools.evidence import Evidence
-from tools.observed_server import MARKER, ObservedServer
+from tools.observed_server import MARKER, ObservedServer, command_line
 from tools.server import LocalServer, health
 
 SLOTS = Predictor.predict.__cog_concurrent_max__
@@ -66,7 +66,7 @@ def test_the_token_appears_nowhere(container: ObservedServer, evidence: Evidence
     answers = [container.send(method="GET", path=path).text for path in PUBLIC]
     answers += [container.post(**inputs).text for inputs in ({"text": "one"}, {}, {"text": 1})]
     assert all(answers)
-    lines = [str(command_line(process)) for process in container.processes]
+    lines = [str(command_line(process)) for process in (container.server, container.worker)]
     assert TOKEN not in "".join([*answers, container.log.read_text(), *lines])
     how = "HF_TOKEN set: log, /openapi.json, /health-check, answers, errors, command lines of all processes"
     evidence.record("No text and no secret is printed", how, "not found")

@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.servers import command_line
 from tools import SCRIPTS
 from tools.client import wait_until
+from tools.observed_server import command_line
 from tools.server import free_port, health
 
 SERVE = ["serve", "--weights", "manifest", "--port", "0"]

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 from tools.client import Client, readable, wait_until
 from tools.observed_server import ObservedServer
 from tools.server import free_port, start_server, wait_until_ready
@@ -45,7 +43,6 @@ class HeldServer(ObservedServer):
 
     def __init__(self, url: str, pid: int, log: Path, folder: Path) -> None:
         self._gate, self.events, self.temporary = folder / "gate", folder / "events", folder / "temporary"
-        self._server = psutil.Process(pid)
         super().__init__(url, pid, log)
 
     @contextmanager
@@ -63,12 +60,12 @@ class HeldServer(ObservedServer):
 
     def kill(self) -> None:
         """End the server at once, and its worker with it."""
-        self._server.kill()
+        self.server.kill()
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Stop all its processes until the context ends: connections stay open, and nothing is answered."""
-        stopped = [self._server, self.worker]
+        stopped = [self.server, self.worker]
         for process in stopped:
             process.suspend()
         try:
@@ -158,11 +155,3 @@ def running_gateway(
             yield next(found[1] for found in searched if found), process
         finally:
             process.terminate()
-
-
-def command_line(process: psutil.Process) -> list[str]:
-    """Return a process's command line, or nothing if the process has ended."""
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []

@@ -15,10 +15,10 @@ from embeddinggemma.weights.manifest import ManifestError, Source
 from embeddinggemma.weights.store import Store
 from tests.support import tiny_model
 from tests.support.faulty_server import FaultyServer, pause, silence
-from tests.support.servers import command_line
 from tests.support.tiny_model import BIG, FILES, is_right, manifest, program, write_right_files
 from tools import PROJECT
 from tools.client import wait_until
+from tools.observed_server import command_line
 
 pytestmark = pytest.mark.usefixtures("no_pget")
 

@@ -12,8 +12,8 @@ import pytest
 from embeddinggemma.weights import pget
 from embeddinggemma.weights.fetching import Download, DownloadError
 from embeddinggemma.weights.pget import PgetFetcher, Watchdog, bytes_read
-from tests.support.servers import command_line
 from tests.support.tiny_model import program
+from tools.observed_server import command_line
 
 READ = "import sys, time\nwanted = [line.split() for line in sys.stdin]\n"
 WRITE = "for url, path in wanted:\n    open(path, 'wb').write(b'12345')\n"
