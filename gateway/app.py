@@ -31,10 +31,16 @@ from gateway.doors.files import FileRoutes
 from gateway.doors.replicate import Replicate
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+_KEPT = 64 << 20
+"""Bytes of freed memory that stay with the process."""
+_FROM_THE_HEAP = 32 << 20
+"""Bytes up to which a block comes from there; more than most answers have, and the most that an older glibc allows."""
 
 
 def gateway_app(settings: Settings) -> ASGIApp:
     """Return the gateway, with the page of the settings at / and Prometheus' figures at /metrics."""
+    _keep_freed_memory()
     containers = Containers(settings)
     files = Files(settings)
     replicate = Replicate(settings, containers, files)
@@ -73,6 +79,17 @@ def app_of_a_process() -> ASGIApp:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     forget_dead_processes(os.environ["PROMETHEUS_MULTIPROC_DIR"])
     return gateway_app(Settings.handed_over())
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc give no memory back between two answers.
+
+    Else Linux hands out and clears the same megabytes for each: 2,400 pages for an answer of 1,024 vectors, and a tenth
+    of its processor time.
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        mallopt(_M_MMAP_THRESHOLD, _FROM_THE_HEAP)
 
 
 def _end_with_first_process() -> None:

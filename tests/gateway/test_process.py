@@ -1,7 +1,9 @@
 """The gateway as a process: how it ends, several of them on one port, and what Prometheus reads."""
 
 import json
+import mmap
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,9 @@ from tests.support.doors import PATHS, body_of
 from tests.support.gateways import RunningGateway, gateway_process
 from tests.support.servers import HeldServer, RunningServer
 from tools.client import Client, wait_until
+
+_LARGE_BYTES = 1024 * 768 * 4
+"""Less than an answer of 1,024 vectors has in base64."""
 
 
 def post(gateway: Client, door: str, text: Any, **changes: Any) -> requests.Response:
@@ -51,6 +56,26 @@ def test_what_is_under_way_is_ended_at_a_signal(
         assert gateway.process.wait(timeout=600) == 0
         assert "Traceback" not in gateway.log
         idle.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its C library keeps freed memory only if it is told to")
+def test_large_answers_use_the_same_memory_again(server: RunningServer, tmp_path: Path) -> None:
+    with gateway_process(tmp_path, "--container", server.url) as gateway:
+
+        def ask(times: int) -> None:
+            for _ in range(times):
+                answer = post(gateway, "openai", ["a"] * 1024, encoding_format="base64")
+                assert len(answer.content) > _LARGE_BYTES
+
+        ask(3)
+        before = _page_faults(gateway)
+        ask(10)
+        assert (_page_faults(gateway) - before) * mmap.PAGESIZE < 10 * _LARGE_BYTES  # not even one copy of each
+
+
+def _page_faults(gateway: RunningGateway) -> int:
+    """Return how many pages Linux has handed to the gateway."""
+    return int(Path(f"/proc/{gateway.process.pid}/stat").read_text().rpartition(")")[2].split()[7])
 
 
 @pytest.fixture(scope="module")
