@@ -21,6 +21,7 @@ import psutil
 from benchmarks.serving import PREDICTORS, SHORT_TEXT, running
 from tools import PROJECT
 from tools.client import Client
+from tools.observed_server import server_and_worker
 from tools.reference_model import reference_model, warm_cache
 from tools.server import free_port
 
@@ -115,7 +116,7 @@ def _again(pause: float, measure: Callable[[], float]) -> Iterator[list[float]]:
 def _memory_of(port: int) -> Callable[[], float]:
     """Return what tells the memory of both processes of the server on a port, in megabytes."""
     [server] = [process for process in psutil.Process().children() if process.environ().get("PORT") == str(port)]
-    processes = [server, *server.children()]
+    processes = server_and_worker(server)
     return lambda: sum(process.memory_info().rss for process in processes) / 1e6
 
 
