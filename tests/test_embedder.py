@@ -161,6 +161,16 @@ def test_importing_the_package_and_its_library_imports_no_torch() -> None:
     )
 
 
+def test_what_loading_has_freed_is_returned_to_the_system(variables: dict[str, str]) -> None:
+    program = (
+        "import ctypes, psutil\nfrom embeddinggemma import Embedder\nembedder = Embedder.load()\n"
+        "resident = lambda: psutil.Process().memory_info().rss\n"
+        "loaded = resident()\nctypes.CDLL(None).malloc_trim(0)\nprint(loaded - resident())"
+    )
+    ran = _run(program, variables)
+    assert int(ran.stdout.splitlines()[-1]) < 32e6, "memory that nobody uses is kept"
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [

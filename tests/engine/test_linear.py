@@ -1,8 +1,25 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from embeddinggemma.engine.encoder import has_bfloat16
 from embeddinggemma.engine.linear import Linear, onednn_works
+from tools import PROJECT
+
+# Prints how many more bytes a process takes (psutil: resident, not shared) once it has computed products of new shapes.
+_NEW_SHAPES = """
+import psutil, torch
+from embeddinggemma.engine.linear import Linear
+linear = Linear(torch.ones(256, 256))
+def compute(rows):
+    for number in rows:
+        linear(torch.ones(number, 256))
+    return psutil.Process().memory_full_info().uss
+print(-compute(range(1, 400)) + compute(range(400, 1000)))
+"""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -13,3 +30,10 @@ def test_the_prepacked_product_agrees_with_f_linear(dtype: torch.dtype, rows: in
     assert onednn_works(dtype), "this PyTorch no longer offers oneDNN's prepacked linear: it will be slower"
     x, weight = torch.randn(rows, 768, dtype=dtype), torch.randn(1280, 768, dtype=dtype) / 28
     torch.testing.assert_close(Linear(weight)(x), Linear(weight, prepack=False)(x), atol=1e-5, rtol=1e-2)
+
+
+def test_products_of_ever_new_shapes_take_no_more_memory() -> None:
+    variables = {name: value for name, value in os.environ.items() if "CACHE_CAPACITY" not in name}
+    command = [sys.executable, "-c", _NEW_SHAPES]
+    printed = subprocess.run(command, cwd=PROJECT, env=variables, check=True, capture_output=True, text=True).stdout
+    assert int(printed) < 32e6, "oneDNN keeps its code for too many shapes"
