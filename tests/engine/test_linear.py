@@ -36,4 +36,4 @@ def test_products_of_ever_new_shapes_take_no_more_memory() -> None:
     variables = {name: value for name, value in os.environ.items() if "CACHE_CAPACITY" not in name}
     command = [sys.executable, "-c", _NEW_SHAPES]
     printed = subprocess.run(command, cwd=PROJECT, env=variables, check=True, capture_output=True, text=True).stdout
-    assert int(printed) < 32e6, "oneDNN keeps its code for too many shapes"
+    assert int(printed) < 250e6, "oneDNN keeps its code for too many shapes"  # seen: up to 80 MB; for all shapes 470
