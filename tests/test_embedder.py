@@ -161,6 +161,7 @@ def test_importing_the_package_and_its_library_imports_no_torch() -> None:
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="its C library keeps freed memory until it is told otherwise")
 def test_what_loading_has_freed_is_returned_to_the_system(variables: dict[str, str]) -> None:
     program = (
         "import ctypes, psutil\nfrom embeddinggemma import Embedder\nembedder = Embedder.load()\n"
