@@ -100,7 +100,7 @@ class Predictor(BasePredictor):
             description="Scale each vector to length 1, so that a dot product is the cosine similarity.", default=True
         ),
         output_format: str = Input(
-            description="base64 (compact: the little-endian, row-major bytes of the array) or array (JSON numbers, at most 98,304 a request).",
+            description="base64 (compact: the little-endian, row-major bytes of the array) or array (JSON numbers, at most 49,152 a request).",
             default="base64",
             choices=["base64", "array"],
         ),

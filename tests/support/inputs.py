@@ -31,8 +31,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"text": "a", "title": "T", "task": "clustering"}, "title goes with task retrieval_document only"),
     ({"text": "a", "title": "T", "task": "none"}, "title goes with task retrieval_document only"),
     (
-        {"texts": ["a"] * 129, "output_format": "array"},
-        "129 texts of 768 numbers are 99,072 numbers; the limit is 98,304",
+        {"texts": ["a"] * 65, "output_format": "array"},
+        "65 texts of 768 numbers are 49,920 numbers; the limit is 49,152",
     ),
     ({"text": "a", "task": "search"}, "task is 'search'; it must be one of"),
     ({"text": "a", "embedding_dim": 300}, "embedding_dim is 300; it must be one of 768, 512, 256, 128"),
