@@ -36,7 +36,8 @@ _SLICES_PER_GPU = 16  # in a work unit: about eight times the tokens of a forwar
 _PACKAGE = Path(__file__).resolve().parent.parent
 _STORE_BYTES = 256 * 2**20  # for each worker: results that wait to be written
 
-# A socket's name has at most 107 bytes, and what Ray itself puts below the temporary folder takes up to 79 of them:
+# A socket's name has at most 107 bytes. Below the temporary folder, our folder and Ray's names take up to 79 of them,
+# with the slash before them, and one is spare:
 # ray-12345678/r/session_2026-01-01_00-00-00_123456_1234567/sockets/plasma_store
 _MAX_TMPDIR = 107 - 80
 _MAX_LOSSES = 3  # of workers, without any result in between: then it is the rows that end them

@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 # Tokens of one forward pass. On a CPU 2,048 is where throughput levels off (measured on two cores, tokens/s at 512,
 # 1,024, 2,048 and 4,096: 1,550, 1,634, 1,658, 1,593 in float32; 2,406, 2,590, 2,709, 2,759 in bfloat16). On an H200
-# 8,192 is (million tokens/s of mixed texts at 2,048, 4,096, 8,192 and 16,384: 1.04, 1.38, 1.57, 1.60); more would make
-# a short text wait longer behind them.
+# 8,192 is (million tokens/s of mixed texts at 2,048, 4,096, 8,192 and 16,384: 1.04, 1.38, 1.55, 1.50), and more would
+# make a short text wait longer behind them.
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 8192}
 # Of a card's memory, for each token: float32 needs the most, with texts of 2,048 tokens and their scores.
 _BYTES_PER_TOKEN = 128 * 1024

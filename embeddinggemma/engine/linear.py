@@ -17,7 +17,8 @@ import torch.nn.functional as F
 _ROWS_HINT = 1024
 # oneDNN writes code for each shape of a product, so for each number of rows. Two caches keep it: oneDNN's own, and that
 # of PyTorch's layer above it. Their default of 1,024 products each takes 0.4 GB (measured) and splits the heap. A pass
-# of 2,048 tokens has at most 40 different products, which all layers share.
+# of 2,048 tokens has at most 40 different products in float32, which all layers share; in bfloat16, where oneDNN does
+# those of attention, too, at most about 120, one pair for each length of text.
 _KEPT_PRODUCTS = 128
 for _capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # read at the first product
     os.environ.setdefault(_capacity, str(_KEPT_PRODUCTS))
