@@ -14,7 +14,8 @@ MAX_NUMBERS = 49_152
 """Of an array answer: 64 vectors.
 
 Cog's server reads the numbers back twice, and other requests wait meanwhile. A short text beside such answers took, at
-p99 on two cores and in one run, 68 ms with 64 vectors, 93 with 96 and 143 with 128; in a slower hour 96 with 64.
+p99 on two cores and in one run, 68 ms with 64 vectors, 93 with 96 and 143 with 128. `scripts/promises --full overload`
+measured 96 ms with 64 in a slower hour.
 """
 _SMALL_TEXTS, _SMALL_CHARACTERS = 4, 2000
 
